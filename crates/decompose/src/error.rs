@@ -1,0 +1,47 @@
+/// Why a decomposition could not be made.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum DecomposeError {
+    /// An activation is NaN or infinite.
+    #[error("activation row {row}, column {column} is {value}: every value must be finite")]
+    NonFinite {
+        /// Row, counted over everything that was added.
+        row: usize,
+        /// Column.
+        column: usize,
+        /// The value there.
+        value: f32,
+    },
+    /// Not enough rows to estimate what was asked for.
+    #[error("{rows} rows of activations, at least {needed} are needed")]
+    TooFewRows {
+        /// Rows there were.
+        rows: usize,
+        /// Rows there must be.
+        needed: usize,
+    },
+    /// Every column is constant, so there is nothing to decompose.
+    #[error("every one of the {columns} columns is constant: nothing varies that could be decomposed")]
+    NoVariance {
+        /// Number of columns.
+        columns: usize,
+    },
+    /// A setting is out of its range.
+    #[error("{key} = {value}: {expected}")]
+    Config {
+        /// Name of the field.
+        key: &'static str,
+        /// Its value.
+        value: String,
+        /// What would be valid.
+        expected: String,
+    },
+    /// LAPACK could not factorise a matrix.
+    #[error("cannot factorise {matrix}: {problem}")]
+    Factorisation {
+        /// Which matrix.
+        matrix: &'static str,
+        /// What LAPACK said.
+        problem: String,
+    },
+}

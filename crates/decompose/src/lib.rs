@@ -1,0 +1,56 @@
+//! PCA and FastICA of activations, as dictionaries.
+//!
+//! [`Moments`] takes rows in chunks of any size and gives [`Pca`]; [`Ica`] is fitted to rows in memory. Both turn into
+//! [`LinearDictionary`](monosem_dictionary::LinearDictionary)s, so that they are measured like any other dictionary.
+//!
+//! ```
+//! use std::ops::ControlFlow;
+//!
+//! use monosem_decompose::{Ica, IcaConfig, Moments, Pca};
+//! use ndarray::Array2;
+//!
+//! # fn main() -> Result<(), monosem_decompose::DecomposeError> {
+//! let x = Array2::from_shape_fn((200, 3), |(i, j)| ((i * (j + 3)) as f32 * 0.7).sin().powi(3));
+//! let mut moments = Moments::new(3);
+//! for chunk in x.axis_chunks_iter(ndarray::Axis(0), 64) {
+//!     moments.add(chunk);
+//! }
+//! let pca = Pca::from_moments(&moments)?;
+//! let two_largest = pca.top_k(2);
+//!
+//! let ica = Ica::fit(x.view(), &IcaConfig::default(), &mut |_iteration, _turned| ControlFlow::Continue(()))?;
+//! if let Some(ica) = ica {
+//!     println!("converged: {} after {} iterations", ica.converged, ica.iterations);
+//!     let sources = ica.components();
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Conventions: activations are rows; a component is a row; matrices are kept in `f64` and go into dictionaries in `f32`.
+//! Factorisations are LAPACK's, by way of `ndarray-linalg` and the system's OpenBLAS; sums over rows are taken in an order that
+//! does not depend on the number of threads. OpenBLAS may round differently with another number of its own threads
+//! (`OPENBLAS_NUM_THREADS`).
+
+mod eigen;
+mod error;
+mod fastica;
+mod ica;
+mod moments;
+mod pca;
+mod product;
+mod tanh;
+
+pub use error::DecomposeError;
+pub use ica::{Ica, IcaConfig};
+pub use moments::Moments;
+pub use pca::Pca;
+
+use ndarray::{Array, Dimension};
+
+fn to_f32<D: Dimension>(values: &Array<f64, D>) -> Array<f32, D> {
+    values.mapv(|v| v as f32)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,56 @@
+//! Data and checks that the tests of several modules share.
+
+use monosem_dictionary::{Dictionary, LinearDictionary};
+use ndarray::{Array1, Array2};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use safetensors::SafeTensors;
+
+/// Uniform values in [-1, 1).
+pub(crate) fn rows(n: usize, d: usize, seed: u64) -> Array2<f32> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    Array2::from_shape_simple_fn((n, d), || rng.random::<f32>() * 2.0 - 1.0)
+}
+
+/// Sparse sources, mixed.
+pub(crate) fn mixed(n: usize, d: usize, seed: u64) -> Array2<f32> {
+    rows(n, d, seed).mapv(|v| v.powi(5)).dot(&(rows(d, d, seed ^ 1) + Array2::<f32>::eye(d)))
+}
+
+/// Every row comes back within `tolerance` of the largest magnitude in `x`.
+pub(crate) fn assert_reconstructs(dictionary: &LinearDictionary, x: &Array2<f32>, tolerance: f32) {
+    let x_hat = dictionary.decode(&dictionary.encode(x.view()));
+    let size = x.iter().fold(0.0_f32, |a, v| a.max(v.abs()));
+    let worst = (&x_hat - x).iter().fold(0.0_f32, |a, v| a.max(v.abs()));
+    assert!(worst <= tolerance * size, "off by {worst} in rows of size {size}");
+}
+
+/// What scikit-learn computed: see `data/golden/decompose.py`.
+pub(crate) struct Golden(Vec<u8>);
+
+pub(crate) fn golden() -> Golden {
+    Golden(std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/../../data/golden/decompose.safetensors")).unwrap())
+}
+
+impl Golden {
+    fn values(&self, name: &str) -> (Vec<usize>, Vec<f64>) {
+        let tensors = SafeTensors::deserialize(&self.0).unwrap();
+        let tensor = tensors.tensor(name).unwrap();
+        let values = match tensor.dtype() {
+            safetensors::Dtype::F32 => {
+                tensor.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap()).into()).collect()
+            }
+            _ => tensor.data().chunks_exact(8).map(|b| f64::from_le_bytes(b.try_into().unwrap())).collect(),
+        };
+        (tensor.shape().to_vec(), values)
+    }
+
+    pub(crate) fn matrix(&self, name: &str) -> Array2<f64> {
+        let (shape, values) = self.values(name);
+        Array2::from_shape_vec((shape[0], shape[1]), values).unwrap()
+    }
+
+    pub(crate) fn vector(&self, name: &str) -> Array1<f64> {
+        self.values(name).1.into()
+    }
+}

@@ -1,0 +1,229 @@
+//! A [`LinearDictionary`] on disk: `dictionary.json` (format, shape, activation, free metadata) and `dictionary.safetensors`
+//! (`w_enc`, `b_enc`, `w_dec`, `b_dec` in f32, a latent a row).
+
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use ndarray::{Array1, Array2};
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serde::{Deserialize, Serialize};
+
+use crate::{Activation, Dictionary, LinearDictionary};
+
+const CONFIG: &str = "dictionary.json";
+const WEIGHTS: &str = "dictionary.safetensors";
+const FORMAT: &str = "monosem-dictionary-1";
+
+/// Why a dictionary could not be read or written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DictionaryError {
+    /// The file system said no.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On which file or folder.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A file is not what it should be.
+    #[error("{}: {problem}", path.display())]
+    Invalid {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it, and what was expected.
+        problem: String,
+    },
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Config {
+    format: String,
+    d_in: usize,
+    n_latents: usize,
+    activation: Activation,
+    /// Where the dictionary comes from: free text for people, never read by the code.
+    #[serde(default)]
+    metadata: serde_json::Value,
+}
+
+impl LinearDictionary {
+    /// Writes the dictionary into `folder`, made if it is not there. `metadata` says where it comes from (hook point, model, training).
+    ///
+    /// # Errors
+    /// If a file cannot be written; a file that was there before is then still whole.
+    ///
+    /// # Panics
+    /// If the shapes of the four arrays do not agree.
+    pub fn save(&self, folder: &Path, metadata: serde_json::Value) -> Result<(), DictionaryError> {
+        let (n_latents, d_in) = self.w_enc.dim();
+        assert_eq!(
+            self.w_dec.dim(),
+            (n_latents, d_in),
+            "decoder {:?}, encoder {:?}",
+            self.w_dec.dim(),
+            (n_latents, d_in)
+        );
+        assert_eq!(
+            (self.b_enc.len(), self.b_dec.len()),
+            (n_latents, d_in),
+            "biases for a dictionary of {n_latents} x {d_in}"
+        );
+        fs::create_dir_all(folder).map_err(|source| io("create", folder, source))?;
+
+        let bytes = |values: &mut dyn Iterator<Item = f32>| values.flat_map(f32::to_le_bytes).collect::<Vec<u8>>();
+        let tensors = [
+            ("b_dec", vec![d_in], bytes(&mut self.b_dec.iter().copied())),
+            ("b_enc", vec![n_latents], bytes(&mut self.b_enc.iter().copied())),
+            ("w_dec", vec![n_latents, d_in], bytes(&mut self.w_dec.iter().copied())),
+            ("w_enc", vec![n_latents, d_in], bytes(&mut self.w_enc.iter().copied())),
+        ];
+        let path = folder.join(WEIGHTS);
+        let invalid =
+            |e: safetensors::SafeTensorError| DictionaryError::Invalid { path: path.clone(), problem: e.to_string() };
+        let views = tensors
+            .iter()
+            .map(|(name, shape, bytes)| Ok((*name, TensorView::new(Dtype::F32, shape.clone(), bytes)?)))
+            .collect::<Result<Vec<_>, safetensors::SafeTensorError>>()
+            .map_err(&invalid)?;
+        write_whole(&path, &safetensors::serialize(views, None).map_err(&invalid)?)?;
+
+        let config = Config { format: FORMAT.into(), d_in, n_latents, activation: self.activation, metadata };
+        let path = folder.join(CONFIG);
+        let mut json = serde_json::to_vec_pretty(&config)
+            .map_err(|e| DictionaryError::Invalid { path: path.clone(), problem: e.to_string() })?;
+        json.push(b'\n');
+        write_whole(&path, &json)
+    }
+
+    /// Reads a dictionary that [`Self::save`] wrote.
+    ///
+    /// # Errors
+    /// If a file is missing, truncated, of another shape than `dictionary.json` says, or holds a value that is not finite.
+    pub fn load(folder: &Path) -> Result<Self, DictionaryError> {
+        let path = folder.join(CONFIG);
+        let config: Config = serde_json::from_slice(&read(&path)?).map_err(|e| DictionaryError::Invalid {
+            path: path.clone(),
+            problem: format!("not a dictionary's settings: {e}"),
+        })?;
+        if config.format != FORMAT {
+            let problem = format!("format {:?}, expected {FORMAT:?}", config.format);
+            return Err(DictionaryError::Invalid { path, problem });
+        }
+        let path = folder.join(WEIGHTS);
+        let bytes = read(&path)?;
+        let tensors = SafeTensors::deserialize(&bytes).map_err(|e| DictionaryError::Invalid {
+            path: path.clone(),
+            problem: format!("not a whole safetensors file: {e}"),
+        })?;
+        let (n, d) = (config.n_latents, config.d_in);
+        let tensor = |name: &str, shape: &[usize]| floats(&path, &tensors, name, shape);
+        let matrix = |name: &str| {
+            let values = tensor(name, &[n, d])?;
+            Ok(Array2::from_shape_vec((n, d), values).expect("the length was checked against the shape"))
+        };
+        Ok(Self {
+            w_enc: matrix("w_enc")?,
+            b_enc: Array1::from(tensor("b_enc", &[n])?),
+            w_dec: matrix("w_dec")?,
+            b_dec: Array1::from(tensor("b_dec", &[d])?),
+            activation: config.activation,
+        })
+    }
+
+    /// One line on the shape, for people.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        format!("{} latents over {} dimensions, {:?}", self.n_latents(), self.d_in(), self.activation)
+    }
+}
+
+fn floats(path: &Path, tensors: &SafeTensors<'_>, name: &str, shape: &[usize]) -> Result<Vec<f32>, DictionaryError> {
+    let invalid = |problem: String| DictionaryError::Invalid { path: path.to_owned(), problem };
+    let tensor =
+        tensors.tensor(name).map_err(|_| invalid(format!("no tensor {name:?}; it has {:?}", tensors.names())))?;
+    if tensor.dtype() != Dtype::F32 || tensor.shape() != shape {
+        return Err(invalid(format!(
+            "tensor {name:?} is {:?} {:?}, expected F32 {shape:?} as {CONFIG} says",
+            tensor.dtype(),
+            tensor.shape()
+        )));
+    }
+    let values: Vec<f32> =
+        tensor.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+    match values.iter().position(|v| !v.is_finite()) {
+        Some(at) => Err(invalid(format!("tensor {name:?} has the value {} at element {at}", values[at]))),
+        None => Ok(values),
+    }
+}
+
+fn io(action: &'static str, path: &Path, source: std::io::Error) -> DictionaryError {
+    DictionaryError::Io { action, path: path.to_owned(), source }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, DictionaryError> {
+    fs::read(path).map_err(|source| io("read", path, source))
+}
+
+/// Writes beside `path` and renames, so that a reader never sees half a file.
+fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), DictionaryError> {
+    let beside = path.with_extension("tmp");
+    let write = || {
+        let mut file = fs::File::create(&beside)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&beside, path)
+    };
+    write().map_err(|source| io("write", path, source))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn what_was_saved_is_loaded() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut dictionary = LinearDictionary::random(11, 4, Activation::TopK { k: 3 }, 1);
+        dictionary.b_dec[2] = 0.5;
+        dictionary.save(folder.path(), serde_json::json!({"hook": "blocks.0.hook_resid_post"})).unwrap();
+        assert_eq!(LinearDictionary::load(folder.path()).unwrap(), dictionary);
+    }
+
+    #[test]
+    fn a_wrong_shape_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        LinearDictionary::random(11, 4, Activation::Relu, 1).save(folder.path(), serde_json::Value::Null).unwrap();
+        let config = folder.path().join(CONFIG);
+        let text = fs::read_to_string(&config).unwrap().replace("11", "12");
+        fs::write(&config, text).unwrap();
+        let error = LinearDictionary::load(folder.path()).unwrap_err().to_string();
+        assert!(error.contains(WEIGHTS) && error.contains("[11, 4]") && error.contains("[12, 4]"), "{error}");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn a_damaged_file_is_an_error_not_a_panic(cut in 0.0_f64..1.0, flip in 0usize..2000, weights in any::<bool>()) {
+            let folder = tempfile::tempdir().unwrap();
+            LinearDictionary::random(5, 3, Activation::Relu, 1).save(folder.path(), serde_json::Value::Null).unwrap();
+            let path = folder.path().join(if weights { WEIGHTS } else { CONFIG });
+            let mut bytes = fs::read(&path).unwrap();
+            let at = flip % bytes.len();
+            bytes[at] ^= 0x15;
+            let whole = bytes.clone();
+            bytes.truncate((bytes.len() as f64 * cut) as usize);
+            fs::write(&path, &bytes).unwrap();
+            prop_assert!(LinearDictionary::load(folder.path()).is_err());
+            // A flipped bit in a weight may still be a number: then it loads, else it is refused; never a panic.
+            fs::write(&path, &whole).unwrap();
+            let _ = LinearDictionary::load(folder.path());
+        }
+    }
+}

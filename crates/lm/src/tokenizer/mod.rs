@@ -1,0 +1,139 @@
+//! Text to token ids and back.
+
+mod gguf;
+mod json;
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use crate::LmError;
+use crate::weights::gguf::Gguf;
+
+/// What a loader finds out about a tokenizer.
+struct Parts {
+    inner: tokenizers::Tokenizer,
+    bos: Option<u32>,
+    eos: Option<u32>,
+    hash: String,
+}
+
+/// A model's tokenizer.
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    bos: Option<u32>,
+    eos: Option<u32>,
+    hash: String,
+    /// The byte behind each character of a byte-level vocabulary; `None` where the vocabulary is plain text.
+    bytes: Option<HashMap<char, u8>>,
+}
+
+impl Tokenizer {
+    /// Loads the tokenizer of a model: from a folder with `tokenizer.json`, from such a file itself, or from a `.gguf` file.
+    ///
+    /// # Errors
+    /// If a file is absent or corrupt, or a GGUF tokenizer is of a kind that is not supported.
+    pub fn load(path: &Path) -> Result<Self, LmError> {
+        let Parts { inner, bos, eos, hash } = if path.is_dir() {
+            json::read(&path.join("tokenizer.json"))?
+        } else if path.extension().is_some_and(|e| e == "json") {
+            json::read(path)?
+        } else {
+            gguf::read(&Gguf::open(path)?)?
+        };
+        // The decoder says what the vocabulary's characters mean; it may be wrapped in a sequence.
+        let decoder = inner.get_decoder().and_then(|d| serde_json::to_string(d).ok()).unwrap_or_default();
+        let bytes = decoder.contains("\"ByteLevel\"").then(byte_of_character);
+        Ok(Self { inner, bos, eos, hash, bytes })
+    }
+
+    /// The ids of a text. Nothing is put before or after it: see [`Self::bos`] and [`Self::eos`].
+    ///
+    /// # Errors
+    /// If the text holds something that the vocabulary has no token for.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>, LmError> {
+        let encoding = self.inner.encode_fast(text, false);
+        let encoding = encoding.map_err(|e| LmError::Tokenize { what: "encode the text", problem: e.to_string() })?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// The text of a sequence of ids, special tokens included. Bytes that are not UTF-8 become U+FFFD.
+    ///
+    /// # Errors
+    /// If an id is not in the vocabulary.
+    pub fn decode(&self, ids: &[u32]) -> Result<String, LmError> {
+        let error = |problem: String| LmError::Tokenize { what: "decode the ids", problem };
+        if let Some(id) = ids.iter().find(|&&id| self.inner.id_to_token(id).is_none()) {
+            return Err(error(format!("there is no token {id} in a vocabulary of {}", self.vocab_size())));
+        }
+        self.inner.decode(ids, false).map_err(|e| error(e.to_string()))
+    }
+
+    /// The text of one token as it stands in a longer text, its leading space included; `None` if there is no such token. Bytes that are not
+    /// UTF-8, because the token is a part of a character, become U+FFFD.
+    #[must_use]
+    pub fn token(&self, id: u32) -> Option<String> {
+        let token = self.inner.id_to_token(id)?;
+        if self.inner.get_added_vocabulary().get_added_tokens_decoder().contains_key(&id) {
+            return Some(token);
+        }
+        if let Some(bytes) = &self.bytes {
+            // A character that stands for no byte makes it a token of plain text.
+            let undone: Option<Vec<u8>> = token.chars().map(|c| bytes.get(&c).copied()).collect();
+            return Some(undone.map_or(token, |b| String::from_utf8_lossy(&b).into_owned()));
+        }
+        let byte =
+            token.strip_prefix("<0x").and_then(|t| t.strip_suffix('>')).and_then(|t| u8::from_str_radix(t, 16).ok());
+        Some(byte.map_or_else(|| token.replace('\u{2581}', " "), |b| String::from_utf8_lossy(&[b]).into_owned()))
+    }
+
+    /// Number of tokens, added ones included.
+    #[must_use]
+    pub fn vocab_size(&self) -> usize {
+        self.inner.get_vocab_size(true)
+    }
+
+    /// The token that ends a document.
+    #[must_use]
+    pub fn eos(&self) -> Option<u32> {
+        self.eos
+    }
+
+    /// The token that begins a document, where the model has one.
+    #[must_use]
+    pub fn bos(&self) -> Option<u32> {
+        self.bos
+    }
+
+    /// BLAKE3 in hexadecimal of `tokenizer.json`, or of the tokenizer's entries in a GGUF file.
+    #[must_use]
+    pub fn hash(&self) -> &str {
+        &self.hash
+    }
+}
+
+/// GPT-2's reversible map from bytes to printable characters, inverted: printable Latin-1 characters stand for themselves, the other
+/// bytes for the characters from U+0100 on.
+fn byte_of_character() -> HashMap<char, u8> {
+    let mut next = 0x100;
+    let character = |byte: u8| {
+        if matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF) {
+            return char::from(byte);
+        }
+        next += 1;
+        char::from_u32(next - 1).unwrap_or(char::REPLACEMENT_CHARACTER)
+    };
+    let characters: Vec<char> = (0..=255).map(character).collect();
+    characters.into_iter().zip(0..=255).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_byte_has_its_own_character() {
+        let map = byte_of_character();
+        assert_eq!(map.len(), 256);
+        assert_eq!((map[&'\u{120}'], map[&'\u{10a}'], map[&'a']), (b' ', b'\n', b'a'));
+    }
+}

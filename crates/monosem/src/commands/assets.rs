@@ -1,0 +1,24 @@
+//! `monosem assets`.
+
+use anyhow::{Context as _, Result};
+use monosem_assets::{Assets, ModelSource, TextSource};
+
+use super::Bar;
+use crate::{exit, interrupt};
+
+/// Fetches each name and prints where it is. A name is a model's or a text's; the error for one that is neither lists both.
+pub(crate) fn fetch(names: &[String]) -> Result<u8> {
+    interrupt::listen()?;
+    let assets = Assets::from_env()?;
+    for name in names {
+        let mut bar = Bar::new(name);
+        let path = match (name.parse::<ModelSource>(), name.parse::<TextSource>()) {
+            (Ok(model), _) => assets.model(&model, &mut |progress| bar.fetch(&progress))?,
+            (_, Ok(text)) => assets.text(&text, &mut |progress| bar.fetch(&progress))?,
+            (Err(model), Err(text)) => return Err(text).with_context(|| model.to_string()),
+        };
+        drop(bar);
+        println!("{name} {}", path.display());
+    }
+    Ok(exit::OK)
+}

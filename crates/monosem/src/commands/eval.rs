@@ -1,0 +1,100 @@
+//! `monosem eval`.
+
+use anyhow::{Result, ensure};
+use monosem_activations::Store;
+use monosem_assets::Assets;
+use monosem_corpus::{CorpusConfig, FileOrder, SplitFractions};
+use monosem_dictionary::{Dictionary as _, LinearDictionary};
+use monosem_hooks::{HookPoint, HookedModel as _};
+use monosem_lm::{LanguageModel, LoadOptions, Tokenizer};
+use monosem_report::ResultRow;
+
+use super::capture::contexts;
+use super::{Bar, open_hook};
+use crate::cli;
+use crate::evaluation::{evaluate, held_out_rows};
+use crate::nodes::{Label, of_losses};
+use crate::splicing::{Edit, Splicer};
+use crate::{exit, interrupt};
+
+/// Contexts in one forward pass.
+const BATCH: usize = 8;
+
+/// Measures a dictionary on activations and, with a model, in the model.
+pub(crate) fn eval(args: &cli::Eval) -> Result<u8> {
+    interrupt::listen()?;
+    let dictionary = LinearDictionary::load(&args.dictionary)?;
+    let store = Store::open(&args.activations)?;
+    let (hook, store_rows) = open_hook(&store, args.hook)?;
+    ensure!(
+        dictionary.d_in() == store_rows.width(),
+        "the dictionary in {} reads activations {} wide, those at {hook} in {} are {} wide",
+        args.dictionary.display(),
+        dictionary.d_in(),
+        args.activations.display(),
+        store_rows.width()
+    );
+    let (x, groups) = held_out_rows(&store_rows, args.rows)?;
+    let evaluation = evaluate(&dictionary, x.view(), &groups);
+    let label = Label::new("dictionary", "sae", hook, "");
+    let n = evaluation.n;
+    let mut rows = vec![
+        label.estimate("fvu", evaluation.fvu, n, "1"),
+        label.estimate("l0", evaluation.l0, n, "latents"),
+        label.row("dead_latents", evaluation.dead_latents() as f64, n, "latents"),
+        label.row("alive_latents", evaluation.alive_latents() as f64, n, "latents"),
+        label.row("n_latents", dictionary.n_latents() as f64, n, "latents"),
+    ];
+    if args.model.is_some() {
+        rows.extend(splice(args, &store, hook, &dictionary)?);
+    }
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&rows)?);
+    } else {
+        rows.iter().for_each(print);
+    }
+    Ok(exit::OK)
+}
+
+fn splice(args: &cli::Eval, store: &Store, hook: HookPoint, dictionary: &LinearDictionary) -> Result<Vec<ResultRow>> {
+    let (Some(model), Some(_)) = (&args.model, &args.text) else { return Ok(Vec::new()) };
+    let assets = Assets::from_env()?;
+    let files = assets.model(model, &mut |progress| Bar::new("model").fetch(&progress))?;
+    let model = LanguageModel::load(&files, &LoadOptions::default())?;
+    let tokenizer = Tokenizer::load(&files)?;
+    let manifest = store.manifest();
+    let context = args.context.or(manifest.context_length).unwrap_or(128);
+    let config = CorpusConfig {
+        file_order: FileOrder::Seeded,
+        context,
+        max_tokens: Some(args.contexts * context),
+        field: "text".into(),
+        seed: 0,
+        splits: SplitFractions { held_out: 0.0, interpretation: 0.0 },
+    };
+    let from = cli::TokenSource { text: args.text.clone(), ids: None };
+    let (contexts, _) = contexts(&assets, &from, &config, Some(&tokenizer), model.d_vocab())?;
+    let splicer = Splicer { model: &model, hook, drop_positions: &manifest.dropped_positions };
+    let edits = [Edit::None, Edit::Zero, Edit::Reconstruction(dictionary)];
+    let mut bar = Bar::new("splice");
+    let total = (contexts.tokens.nrows().div_ceil(BATCH) * (edits.len() + 1)) as u64;
+    let mut done = 0;
+    let mut step = || {
+        done += 1;
+        ensure!(bar.show(done, total, "passes").is_continue(), "stopped");
+        Ok(())
+    };
+    let losses = splicer.losses(contexts.tokens.view(), &edits, BATCH, &mut step)?;
+    let labels = [("identity", "ablation=none"), ("identity", "ablation=zero"), ("sae", "")];
+    let rows = labels.iter().zip(&losses).flat_map(|((method, setting), of_edit)| {
+        of_losses(&Label::new("splice", method, hook, *setting), of_edit, &losses[0], &losses[1])
+    });
+    Ok(rows.collect())
+}
+
+fn print(row: &ResultRow) {
+    let interval =
+        row.ci_low.zip(row.ci_high).map_or_else(String::new, |(low, high)| format!("  [{low:.4}, {high:.4}]"));
+    let name = [&row.experiment, &row.method, &row.setting].map(String::as_str).join(" ");
+    println!("{name:32} {:16} {:>12.4} {}{interval}", row.metric, row.value, row.unit);
+}

@@ -1,0 +1,16 @@
+//! The `monosem` program: profiles, the nodes of the experiment graph, and the command line. It is the only crate that knows all the
+//! others; each of them stands alone.
+//!
+//! As a library it gives what the program is made of to tests and benchmarks: [`profile`] and [`nodes`].
+
+pub mod cli;
+mod commands;
+mod console;
+mod evaluation;
+pub mod exit;
+mod fetch;
+mod interrupt;
+pub mod nodes;
+pub mod profile;
+mod sources;
+mod splicing;

@@ -1,0 +1,192 @@
+//! `measure-HOOK`: every dictionary of a hook point on the same held-out rows.
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use monosem_activations::Store;
+use monosem_dictionary::{Activation, Dictionary as _, LinearDictionary, mmcs};
+use monosem_graph::{Ctx, Node};
+use monosem_hooks::HookPoint;
+use monosem_report::ResultRow;
+use serde_json::json;
+
+use super::baselines::{self, SIGNED, TOP_K};
+use super::{Label, capture, read_json, sae, sae_name, sae_setting, save_rows, write_json};
+use crate::evaluation::{evaluate, held_out_rows};
+use crate::profile::Language;
+
+/// Training rows behind the decoder gain of random directions.
+const GAIN_ROWS: usize = 8192;
+
+/// The k that the paper gives its top-k baselines, for the nodes that follow.
+const PAPER_K: &str = "paper_k.json";
+
+pub(super) fn name(hook: HookPoint) -> String {
+    format!("measure-{hook}")
+}
+
+pub(super) fn node(language: &Language, hook: HookPoint) -> Node<'_> {
+    let mut deps = vec![capture::TRAIN.into(), capture::HELD_OUT.into()];
+    deps.extend([baselines::pca_name(hook), baselines::ica_name(hook)]);
+    deps.extend(language.cases().into_iter().map(|(ratio, alpha)| sae_name(hook, ratio, alpha)));
+    let params = json!({
+        "hook": hook,
+        "evaluate": language.evaluate,
+        "top_k": language.baselines.top_k,
+        "match_alpha": language.baselines.match_alpha,
+        "random_ratio": language.baselines.random_ratio,
+        "seed": language.baselines.seed,
+        "ratios": language.sae.ratios,
+        "alphas": language.sae.alphas,
+    });
+    let code = ["dictionary", "activations", "monosem/nodes/measure", "monosem/evaluation"];
+    super::node(name(hook), deps, params, &code, 30.0, move |ctx| run(language, hook, ctx))
+}
+
+fn run(language: &Language, hook: HookPoint, ctx: &Ctx<'_>) -> Result<()> {
+    let store = Store::open(&ctx.dep(capture::HELD_OUT)?.join(capture::STORE))?.hook(hook)?;
+    let (x, groups) = held_out_rows(&store, language.evaluate.rows)?;
+    let saes = autoencoders(language, hook, ctx)?;
+    let mut rows = Vec::new();
+    let mut measure = |label: &Label, dictionary: &LinearDictionary| -> Result<f64> {
+        ctx.check()?;
+        let evaluation = evaluate(dictionary, x.view(), &groups);
+        let n = evaluation.n;
+        rows.push(label.estimate("fvu", evaluation.fvu, n, "1"));
+        rows.push(label.estimate("l0", evaluation.l0, n, "latents"));
+        rows.push(label.row("dead_latents", evaluation.dead_latents() as f64, n, "latents"));
+        rows.push(label.row("alive_latents", evaluation.alive_latents() as f64, n, "latents"));
+        rows.push(label.row("n_latents", dictionary.n_latents() as f64, n, "latents"));
+        Ok(evaluation.l0.value)
+    };
+
+    // The paper's k is the mean L0 of the autoencoder of the smallest ratio at least 1 whose alpha is nearest to the one it names.
+    let mut paper_k = None;
+    let distance = |alpha: f32| (alpha.ln() - language.baselines.match_alpha.ln()).abs();
+    let total = saes.len() as u64 + 3 + 3 * (language.baselines.top_k.len() as u64 + 1);
+    let mut done = 0;
+    let mut progress = || {
+        done += 1;
+        ctx.progress(done, total, "dictionaries");
+    };
+    for sae in &saes {
+        let l0 = measure(&label("sae-tied", hook, &sae.setting()), &sae.dictionary)?;
+        let rank = ((sae.ratio < 1.0, sae.ratio), distance(sae.alpha));
+        if paper_k.as_ref().is_none_or(|(best, _)| rank < *best) {
+            paper_k = Some((rank, l0));
+        }
+        progress();
+    }
+    let paper_k = paper_k.map_or(1, |(_, l0)| (l0.round() as usize).max(1));
+    write_json(&ctx.out().join(PAPER_K), &json!(paper_k))?;
+
+    let of = |node: String, folder: &str| -> Result<LinearDictionary> { load(&ctx.dep(&node)?.join(folder)) };
+    let d_in = x.ncols();
+    let plain = [
+        ("identity", LinearDictionary::identity(d_in)),
+        ("identity-relu", LinearDictionary::identity_relu(d_in)),
+        ("pca", of(baselines::pca_name(hook), SIGNED)?),
+        ("ica", of(baselines::ica_name(hook), SIGNED)?),
+    ];
+    for (method, dictionary) in &plain {
+        measure(&label(method, hook, ""), dictionary)?;
+        progress();
+    }
+    let mut top_k: Vec<usize> = language.baselines.top_k.clone();
+    top_k.push(paper_k);
+    top_k.sort_unstable();
+    top_k.dedup();
+    let train = Store::open(&ctx.dep(capture::TRAIN)?.join(capture::STORE))?.hook(hook)?;
+    let (gain_rows, _) = held_out_rows(&train, GAIN_ROWS)?;
+    for k in top_k {
+        for method in ["pca-topk", "ica-topk", "random-topk"] {
+            let dictionary = top_k_dictionary(method, hook, k, language, ctx, || gain_rows.view())?;
+            measure(&label(method, hook, &format!("k={k}")), &dictionary)?;
+            progress();
+        }
+    }
+    let mut random = random(language, d_in, Activation::Relu);
+    random.fit_decoder_gain(gain_rows.view());
+    measure(&label("random-relu", hook, ""), &random)?;
+
+    rows.extend(similarities(&saes, hook));
+    save_rows(ctx, &rows)
+}
+
+fn label(method: &str, hook: HookPoint, setting: &str) -> Label {
+    Label::new("dictionary", method, hook, setting)
+}
+
+fn random(language: &Language, d_in: usize, activation: Activation) -> LinearDictionary {
+    let n_latents = ((language.baselines.random_ratio * d_in as f64).round() as usize).max(1);
+    LinearDictionary::random(n_latents, d_in, activation, language.baselines.seed)
+}
+
+/// A top-k baseline by the name of its method; random directions get the decoder gain that fits `gain_rows` best.
+pub(super) fn top_k_dictionary<'r>(
+    method: &str,
+    hook: HookPoint,
+    k: usize,
+    language: &Language,
+    ctx: &Ctx<'_>,
+    gain_rows: impl Fn() -> ndarray::ArrayView2<'r, f32>,
+) -> Result<LinearDictionary> {
+    let activation = Activation::TopK { k };
+    let node = match method {
+        "pca-topk" => baselines::pca_name(hook),
+        "ica-topk" => baselines::ica_name(hook),
+        _ => {
+            let rows = gain_rows();
+            let mut dictionary = random(language, rows.ncols(), activation);
+            dictionary.fit_decoder_gain(rows);
+            return Ok(dictionary);
+        }
+    };
+    Ok(LinearDictionary { activation, ..load(&ctx.dep(&node)?.join(TOP_K))? })
+}
+
+/// The paper's k as `measure-HOOK` found it.
+pub(super) fn paper_k(hook: HookPoint, ctx: &Ctx<'_>) -> Result<usize> {
+    let file = ctx.dep(&name(hook))?.join(PAPER_K);
+    let k = read_json(&file)?.as_u64().with_context(|| format!("{} holds no number", file.display()))?;
+    Ok(usize::try_from(k)?)
+}
+
+/// A trained autoencoder with the settings that name it.
+pub(super) struct Trained {
+    pub(super) ratio: f64,
+    pub(super) alpha: f32,
+    pub(super) dictionary: LinearDictionary,
+}
+
+impl Trained {
+    pub(super) fn setting(&self) -> String {
+        sae_setting(self.ratio, self.alpha)
+    }
+}
+
+/// The autoencoders of a hook point, from the nodes that trained them.
+pub(super) fn autoencoders(language: &Language, hook: HookPoint, ctx: &Ctx<'_>) -> Result<Vec<Trained>> {
+    let load_case = |(ratio, alpha)| {
+        let dictionary = load(&ctx.dep(&sae_name(hook, ratio, alpha))?.join(sae::DICTIONARY))?;
+        Ok(Trained { ratio, alpha, dictionary })
+    };
+    language.cases().into_iter().map(load_case).collect()
+}
+
+fn load(folder: &Path) -> Result<LinearDictionary> {
+    Ok(LinearDictionary::load(folder)?)
+}
+
+/// How far the directions of each autoencoder are found again by the next larger one of the same alpha.
+fn similarities(saes: &[Trained], hook: HookPoint) -> Vec<ResultRow> {
+    let mut rows = Vec::new();
+    for small in saes {
+        let larger = saes.iter().filter(|sae| sae.alpha == small.alpha && sae.ratio > small.ratio);
+        let Some(large) = larger.min_by(|a, b| a.ratio.total_cmp(&b.ratio)) else { continue };
+        let value = mmcs(small.dictionary.w_dec.view(), large.dictionary.w_dec.view());
+        let label = label("sae-tied", hook, &small.setting()).with_setting(&format!("to=ratio {}", large.ratio));
+        rows.push(label.row("mmcs", value, small.dictionary.n_latents() as u64, "cosine"));
+    }
+    rows
+}

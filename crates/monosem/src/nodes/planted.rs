@@ -1,0 +1,118 @@
+//! `planted-GENERATOR-rRATIO-aALPHA`: an autoencoder on synthetic data, measured against the features that made the data.
+
+use std::ops::ControlFlow;
+
+use anyhow::{Result, anyhow};
+use monosem_dictionary::mmcs;
+use monosem_graph::{Ctx, Node};
+use monosem_report::ResultRow;
+use monosem_sae::{Planted as Data, PlantedConfig, StepStats, TiedSae, TrainOutcome, train};
+use ndarray::ArrayViewMut2;
+use serde_json::json;
+
+use super::{Label, node, sae_setting, save_rows};
+use crate::evaluation::evaluate;
+use crate::profile::{Generator, Planted};
+
+/// Steps between checkpoints.
+const CHECKPOINT_EVERY: u64 = 500;
+/// Points of a training curve.
+const CURVE_POINTS: u64 = 20;
+/// The index of the first batch that only measuring sees.
+const FRESH: u64 = 1 << 40;
+
+pub(super) fn nodes(planted: &Planted) -> Vec<Node<'_>> {
+    let mut nodes = Vec::new();
+    for generator in &planted.generators {
+        for (ratio, alpha) in planted.cases() {
+            let name = format!("planted-{}-r{ratio}-a{alpha}", generator.name());
+            let params = json!({
+                "data": config(planted, *generator),
+                "train": planted.train_config(ratio, alpha),
+                "evaluate_rows": planted.evaluate_rows,
+            });
+            let weight = planted.steps as f64 * planted.batch as f64 * ratio * planted.d_in as f64 / 2e8;
+            let generator = *generator;
+            nodes.push(node(
+                name,
+                Vec::new(),
+                params,
+                &["sae", "dictionary", "monosem/nodes/planted", "monosem/evaluation"],
+                weight,
+                move |ctx| run(planted, generator, ratio, alpha, ctx),
+            ));
+        }
+    }
+    nodes
+}
+
+fn config(planted: &Planted, generator: Generator) -> PlantedConfig {
+    PlantedConfig {
+        d_in: planted.d_in,
+        n_features: planted.n_features,
+        mean_active: planted.mean_active,
+        decay: planted.decay,
+        correlated: generator == Generator::Correlated,
+        second_strength: planted.second_strength,
+        noise: planted.noise,
+        seed: planted.seed,
+    }
+}
+
+fn run(planted: &Planted, generator: Generator, ratio: f64, alpha: f32, ctx: &Ctx<'_>) -> Result<()> {
+    let data = Data::new(config(planted, generator));
+    let fresh = data.sample(FRESH, planted.evaluate_rows);
+    let groups: Vec<u32> = (0..u32::try_from(planted.evaluate_rows)?).collect();
+    let setting = format!("generator={},{}", generator.name(), sae_setting(ratio, alpha));
+    let label = Label::new("planted", "sae-tied", "", setting);
+    let train_config = planted.train_config(ratio, alpha);
+
+    let rows_of = |label: &Label, sae: &TiedSae| -> Vec<ResultRow> {
+        let dictionary = sae.dictionary();
+        let evaluation = evaluate(&dictionary, fresh.view(), &groups);
+        let n = evaluation.n;
+        vec![
+            label.estimate("fvu", evaluation.fvu, n, "1"),
+            label.estimate("l0", evaluation.l0, n, "latents"),
+            label.row("dead_latents", evaluation.dead_latents() as f64, n, "latents"),
+            label.row("n_latents", train_config.n_latents as f64, n, "latents"),
+            label.row("mmcs", mmcs(data.features.view(), dictionary.w_dec.view()), planted.n_features as u64, "cosine"),
+        ]
+    };
+    let training = Label { experiment: "training", ..label.clone() };
+    let curve_file = ctx.partial().join("curve.json");
+    let mut curve: Vec<ResultRow> =
+        if curve_file.is_file() { monosem_report::read_results(&curve_file)? } else { Vec::new() };
+    let mut failed = None;
+    let mut on_step = |step: u64, _: &StepStats, sae: &TiedSae| {
+        ctx.progress(step, planted.steps, "steps");
+        if step.is_multiple_of((planted.steps / CURVE_POINTS).max(1)) {
+            let label = training.with_setting(&format!("step={step}"));
+            curve.retain(|row| row.setting != label.setting);
+            curve.extend(rows_of(&label, sae).into_iter().filter(|row| row.metric != "n_latents"));
+            if let Err(error) = monosem_report::write_results(&curve_file, &curve) {
+                failed = Some(error);
+                return ControlFlow::Break(());
+            }
+        }
+        if ctx.cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    };
+    let mut batch = |step: u64, mut out: ArrayViewMut2<'_, f32>| -> Result<(), std::convert::Infallible> {
+        out.assign(&data.sample(step, planted.batch));
+        Ok(())
+    };
+    let checkpoint = ctx.partial().join("checkpoint");
+    let outcome =
+        train(&train_config, planted.d_in, 1.0, &mut batch, Some(&checkpoint), CHECKPOINT_EVERY, &mut on_step)?;
+    if let Some(error) = failed {
+        return Err(error.into());
+    }
+    let TrainOutcome::Finished(sae) = outcome else {
+        ctx.check()?;
+        return Err(anyhow!("training stopped early although nothing asked it to"));
+    };
+    sae.dictionary()
+        .save(&ctx.out().join(super::sae::DICTIONARY), json!({ "method": "sae-tied", "train": train_config }))?;
+    curve.extend(rows_of(&label, &sae));
+    save_rows(ctx, &curve)
+}

@@ -1,0 +1,140 @@
+//! `sae-HOOK-rRATIO-aALPHA`: one sparse autoencoder, trained on the captured rows in an order drawn from its seed.
+
+use std::ops::ControlFlow;
+
+use anyhow::{Result, anyhow};
+use monosem_activations::{Batches, HookStore, Store};
+use monosem_dictionary::LinearDictionary;
+use monosem_graph::{Ctx, Node};
+use monosem_hooks::HookPoint;
+use monosem_report::ResultRow;
+use monosem_sae::{StepStats, TiedSae, TrainOutcome, train};
+use ndarray::{Array2, ArrayViewMut2};
+use serde_json::json;
+
+use super::{Label, capture, node, sae_name, sae_setting, save_rows, write_json};
+use crate::evaluation::{evaluate, held_out_rows};
+use crate::profile::Language;
+
+/// The dictionary inside the node's folder.
+pub(super) const DICTIONARY: &str = "dictionary";
+
+/// Rows behind the scale of the activations.
+const SCALE_ROWS: usize = 65_536;
+
+/// Steps between checkpoints: a second run loses at most this much.
+const CHECKPOINT_EVERY: u64 = 100;
+
+pub(super) fn nodes(language: &Language, hook: HookPoint) -> Vec<Node<'_>> {
+    let of_case = |(ratio, alpha): (f64, f32)| {
+        let config = language.train_config(ratio, alpha, 1);
+        let params = json!({
+            "hook": hook,
+            "ratio": ratio,
+            "alpha": alpha,
+            "lr": config.lr,
+            "batch": config.batch,
+            "steps": config.steps,
+            "adam": config.adam,
+            "lr_warmup_steps": config.lr_warmup_steps,
+            "lr_decay_steps": config.lr_decay_steps,
+            "seed": config.seed,
+            "scale_inputs": language.sae.scale_inputs,
+            "curve_every": language.sae.curve_every,
+            "curve_rows": language.sae.curve_rows,
+        });
+        let deps = vec![capture::TRAIN.into(), capture::HELD_OUT.into()];
+        let code = ["sae", "activations", "monosem/nodes/sae", "monosem/evaluation"];
+        let weight = config.steps as f64 * config.batch as f64 * ratio / 160_000.0;
+        node(sae_name(hook, ratio, alpha), deps, params, &code, weight, move |ctx| {
+            run(language, hook, ratio, alpha, ctx)
+        })
+    };
+    language.cases().into_iter().map(of_case).collect()
+}
+
+fn run(language: &Language, hook: HookPoint, ratio: f64, alpha: f32, ctx: &Ctx<'_>) -> Result<()> {
+    let rows = Store::open(&ctx.dep(capture::TRAIN)?.join(capture::STORE))?.hook(hook)?;
+    let held_out = Store::open(&ctx.dep(capture::HELD_OUT)?.join(capture::STORE))?.hook(hook)?;
+    let curve_rows = held_out_rows(&held_out, language.sae.curve_rows)?;
+    let config = language.train_config(ratio, alpha, rows.width());
+    let label = Label::new("training", "sae-tied", hook, sae_setting(ratio, alpha));
+
+    // A resumed run starts with the curve of the part that was done.
+    let curve_file = ctx.partial().join("curve.json");
+    let mut curve: Vec<ResultRow> =
+        if curve_file.is_file() { monosem_report::read_results(&curve_file)? } else { Vec::new() };
+    let mut failed = None;
+    let mut on_step = |step: u64, stats: &StepStats, sae: &TiedSae| {
+        ctx.progress(step, config.steps, "steps");
+        if step.is_multiple_of(language.sae.curve_every) || step == config.steps {
+            let point = curve_point(&label, step, stats, &sae.dictionary(), &curve_rows);
+            // After a resume a step may come again: it comes out the same, and counts once.
+            curve.retain(|row| !point.iter().any(|new| new.setting == row.setting));
+            curve.extend(point);
+            if let Err(error) = monosem_report::write_results(&curve_file, &curve) {
+                failed = Some(error);
+                return ControlFlow::Break(());
+            }
+        }
+        if ctx.cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    };
+    let order = Batches::new(rows.len(), config.batch, config.seed);
+    let mut indices = vec![0; config.batch];
+    let mut batch = |step: u64, out: ArrayViewMut2<'_, f32>| {
+        order.batch_into(step, &mut indices);
+        rows.gather(&indices, out)
+    };
+    let scale = if language.sae.scale_inputs { input_scale(&rows)? } else { 1.0 };
+    let checkpoint = ctx.partial().join("checkpoint");
+    let outcome = train(&config, rows.width(), scale, &mut batch, Some(&checkpoint), CHECKPOINT_EVERY, &mut on_step)?;
+    if let Some(error) = failed {
+        return Err(error.into());
+    }
+    let TrainOutcome::Finished(sae) = outcome else {
+        ctx.check()?;
+        return Err(anyhow!("training stopped early although nothing asked it to"));
+    };
+    let metadata = json!({
+        "method": "sae-tied", "hook": hook, "ratio": ratio, "train": config, "input_scale": scale,
+        "model": language.model.to_string(), "text": language.text.to_string(),
+    });
+    sae.dictionary().save(&ctx.out().join(DICTIONARY), metadata)?;
+    write_json(
+        &ctx.out().join("training.json"),
+        &json!({ "input_scale": scale, "config": config, "rows": rows.len() }),
+    )?;
+    save_rows(ctx, &curve)
+}
+
+fn curve_point(
+    label: &Label,
+    step: u64,
+    stats: &StepStats,
+    dictionary: &LinearDictionary,
+    held_out: &(Array2<f32>, Vec<u32>),
+) -> Vec<ResultRow> {
+    let label = label.with_setting(&format!("step={step}"));
+    let evaluation = evaluate(dictionary, held_out.0.view(), &held_out.1);
+    vec![
+        label.estimate("fvu", evaluation.fvu, evaluation.n, "1"),
+        label.row("l0", evaluation.l0.value, evaluation.n, "latents"),
+        label.row("dead_latents", evaluation.dead_latents() as f64, evaluation.n, "latents"),
+        label.row("loss", f64::from(stats.loss), 1, "1"),
+    ]
+}
+
+/// The factor that brings activations to unit mean square, measured on rows spread over the store.
+pub(crate) fn input_scale(rows: &HookStore) -> Result<f32> {
+    let n = rows.len().min(SCALE_ROWS);
+    let indices: Vec<usize> = (0..n).map(|i| i * rows.len() / n).collect();
+    let mut total = 0.0;
+    let mut chunk = Array2::zeros((4096.min(n), rows.width()));
+    for indices in indices.chunks(4096) {
+        let mut chunk = chunk.slice_mut(ndarray::s![..indices.len(), ..]);
+        rows.gather(indices, chunk.view_mut())?;
+        total += chunk.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>();
+    }
+    let mean_square = total / (n * rows.width()) as f64;
+    if mean_square > 0.0 { Ok((1.0 / mean_square.sqrt()) as f32) } else { Err(anyhow!("all activations are zero")) }
+}

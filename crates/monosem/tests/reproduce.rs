@@ -1,0 +1,190 @@
+//! Whole runs of the program: hit, resume, kill, and the paper's profile on a hub of our own.
+
+mod support;
+
+use std::fs;
+use std::process::Stdio;
+use std::time::Duration;
+
+use support::{Hub, Place, succeeded};
+
+/// A toy run small enough to be repeated: a few seconds in all.
+const QUICK: &str = r#"
+base = "toy"
+[planted]
+d_in = 24
+n_features = 32
+generators = ["uncorrelated"]
+ratios = [1.0, 2.0]
+alphas = [1e-3, 1e-2]
+batch = 128
+steps = 1200
+evaluate_rows = 1024
+"#;
+
+/// The paper's profile for Pythia, cut down to a model of two layers.
+const TINY: &str = r#"
+base = "pythia-70m"
+[language]
+model = "hf:tiny/neox-tiny"
+text = "hf:datasets/tiny/text:text.jsonl"
+[language.corpus]
+context = 32
+max_tokens = 8000
+held_out = 0.2
+interpretation = 0.1
+[language.capture]
+hooks = ["blocks.0.hook_resid_post", "blocks.1.mlp.hook_post"]
+batch_contexts = 4
+rows_per_shard = 1000
+[language.sae]
+ratios = [1.0, 2.0]
+alphas = [1e-3]
+batch = 64
+steps = 120
+curve_every = 40
+curve_rows = 300
+[language.baselines]
+top_k = [4]
+ica_rows = 1500
+ica_max_iter = 20
+[language.evaluate]
+rows = 800
+[language.splice]
+contexts = 6
+batch_contexts = 4
+top_k = [4]
+"#;
+
+#[test]
+fn a_second_run_finds_all_done_and_threads_change_nothing() {
+    let place = Place::new();
+    place.write("quick.toml", QUICK);
+    let run = |out: &str, threads: &str| {
+        let args = ["reproduce", "--profile", "quick.toml", "--out", out];
+        let output = place.command(&args).env("RAYON_NUM_THREADS", threads).output().unwrap();
+        let page = succeeded(&output);
+        assert!(fs::read_to_string(place.folder.path().join(page.trim())).unwrap().contains("</html>"));
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    assert!(run("a", "2").contains("4 nodes ran, 0 were done before"));
+    assert!(run("a", "2").contains("0 nodes ran, 4 were done before"));
+    run("b", "1");
+    let read = |out: &str| fs::read(place.path(out).join("quick/results.json")).unwrap();
+    assert_eq!(read("a"), read("b"));
+
+    // What is damaged is found with --verify, made again, and comes out the same.
+    let nodes = place.path("a").join("quick/nodes");
+    let node = fs::read_dir(&nodes).unwrap().next().unwrap().unwrap().path();
+    let rows = node.join("rows.json");
+    let whole = fs::read(&rows).unwrap();
+    let mut damaged = whole.clone();
+    let at = damaged.len() / 2;
+    damaged[at] ^= 1;
+    fs::write(&rows, damaged).unwrap();
+    let args = ["reproduce", "--profile", "quick.toml", "--out", "a", "--verify"];
+    let output = place.run(&args);
+    succeeded(&output);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("1 nodes ran, 3 were done before"));
+    assert_eq!(fs::read(&rows).unwrap(), whole);
+}
+
+#[test]
+fn a_killed_run_goes_on_and_ends_in_the_same_bytes() {
+    let place = Place::new();
+    place.write("quick.toml", QUICK);
+    place.succeed(&["reproduce", "--profile", "quick.toml", "--out", "whole"]);
+    for milliseconds in [150, 400, 700, 1100] {
+        let args = ["reproduce", "--profile", "quick.toml", "--out", "killed"];
+        let mut child = place.command(&args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(milliseconds));
+        // It may have finished by then: a fast machine, and no less right.
+        let _ = child.kill();
+        child.wait().unwrap();
+    }
+    place.succeed(&["reproduce", "--profile", "quick.toml", "--out", "killed"]);
+    let read = |out: &str| fs::read(place.path(out).join("quick/results.json")).unwrap();
+    assert_eq!(read("whole"), read("killed"));
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_stops_at_a_checkpoint_and_says_so() {
+    let place = Place::new();
+    place.write("long.toml", &QUICK.replace("steps = 1200", "steps = 200000"));
+    let args = ["reproduce", "--profile", "long.toml"];
+    let child = place.command(&args).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(1500));
+    let killed = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(killed.success());
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(130), "{said}");
+    assert!(said.contains("the same command goes on from there"), "{said}");
+    let plan = place.succeed(&["reproduce", "--profile", "long.toml", "--dry-run"]);
+    assert!(plan.lines().any(|line| line.starts_with("begun")), "{plan}");
+}
+
+#[test]
+fn the_papers_profile_runs_on_a_model_from_a_hub() {
+    let place = Place::new();
+    place.write("tiny.toml", TINY);
+    let hub = Hub::with_model("neox-tiny");
+    let run = |args: &[&str]| place.command(args).env("HF_ENDPOINT", &hub.address).output().unwrap();
+
+    let plan = succeeded(&run(&["reproduce", "--profile", "tiny.toml", "--dry-run"]));
+    assert!(plan.contains("capture-train") && hub.asked.lock().unwrap().is_empty(), "{plan}");
+
+    succeeded(&run(&["reproduce", "--profile", "tiny.toml"]));
+    let rows = place.results("out", "tiny");
+    let value = |experiment: &str, method: &str, setting: &str, metric: &str| -> f64 {
+        let wanted = [
+            ("hook", "blocks.0.hook_resid_post"),
+            ("experiment", experiment),
+            ("method", method),
+            ("metric", metric),
+            ("setting", setting),
+        ];
+        let mut found = rows.iter().filter(|row| wanted.iter().all(|(key, want)| row[*key] == **want));
+        let row = found.next().unwrap_or_else(|| panic!("no row {experiment} {method} {setting} {metric}"));
+        row["value"].as_f64().unwrap()
+    };
+    // Exact reconstructions, measured and spliced in, change nothing.
+    for method in ["identity", "pca", "ica"] {
+        assert!(value("dictionary", method, "", "fvu") < 1e-4, "{method}");
+    }
+    let clean = value("splice", "identity", "ablation=none", "ce_loss");
+    assert!((value("splice", "pca", "", "ce_loss") - clean).abs() < 1e-3);
+    assert!((value("splice", "identity", "ablation=zero", "loss_recovered")).abs() < 1e-9);
+    assert!((value("splice", "identity", "ablation=none", "loss_recovered") - 1.0).abs() < 1e-9);
+    // The model is random, so no loss is worth asserting; the reconstruction is not.
+    assert!(value("dictionary", "sae-tied", "ratio=2,alpha=0.001", "fvu") < 0.9);
+
+    let keys = ["experiment", "method", "hook", "setting", "metric", "value", "ci_low", "ci_high", "n", "unit"];
+    let families = ["sae", "pca", "ica", "nmf", "identity", "random"];
+    for row in &rows {
+        let row = row.as_object().unwrap();
+        assert!(row.len() == keys.len() && keys.iter().all(|key| row.contains_key(*key)), "{row:?}");
+        assert!(families.iter().any(|family| row["method"].as_str().unwrap().starts_with(family)), "{row:?}");
+    }
+    // Nothing is fetched twice.
+    let asked = hub.asked.lock().unwrap().len();
+    succeeded(&run(&["reproduce", "--profile", "tiny.toml"]));
+    assert_eq!(hub.asked.lock().unwrap().len(), asked);
+}
+
+#[test]
+fn a_failing_node_is_told_and_the_rest_is_kept() {
+    let place = Place::new();
+    // Nothing listens where the hub should be; the planted part needs none.
+    let profile = format!("{TINY}\n[planted]\n{}", QUICK.split("[planted]").nth(1).unwrap());
+    let profile = profile
+        + "mean_active = 3.0\ndecay = 0.99\nsecond_strength = false\nnoise = 0.0\nlr = 1e-3\nadam = \"standard\"\nseed = 0\n";
+    place.write("both.toml", &profile.replace("steps = 1200", "steps = 50"));
+    let said = place.fail(&["reproduce", "--profile", "both.toml"], 3);
+    assert!(said.contains("fetch-model") && said.contains("--profile toy"), "{said}");
+    let rows = place.results("out", "both");
+    assert!(rows.iter().any(|row| row["experiment"] == "planted"));
+    let page = fs::read_to_string(place.path("out").join("both/report.html")).unwrap();
+    assert!(page.contains("This run is not complete"));
+}

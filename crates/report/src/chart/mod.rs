@@ -1,0 +1,21 @@
+//! Charts: grids of panels with lines and points, and rows of bars or dots. They know nothing of experiments.
+
+mod axis;
+mod canvas;
+mod legend;
+mod mark;
+mod panel;
+mod rows;
+
+pub(crate) use axis::AxisSpec;
+pub(crate) use canvas::Drawn;
+pub(crate) use mark::{Dash, Shape, Style};
+pub(crate) use panel::{Panel, Point, Reference, Series, draw_grid};
+pub(crate) use rows::{Row, RowChart, draw_rows};
+
+/// Width of every figure in pixels.
+pub(crate) const WIDTH: f64 = 800.0;
+
+/// Sizes of text in pixels.
+const TEXT: f64 = 12.0;
+const SMALL: f64 = 11.0;

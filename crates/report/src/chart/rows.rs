@@ -1,0 +1,130 @@
+//! Horizontal bars or dots, one row per method, over one shared axis.
+
+use super::axis::{Axis, AxisSpec};
+use super::canvas::{Anchor, Canvas, Drawn, Rect, fit, paint, text_width};
+use super::mark::{Dash, Style};
+use super::{SMALL, TEXT, WIDTH};
+use crate::palette::{AXIS, GRID, INK, MUTED, PAPER};
+
+/// One row.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct Row {
+    pub(crate) label: String,
+    pub(crate) value: f64,
+    pub(crate) low: Option<f64>,
+    pub(crate) high: Option<f64>,
+    /// The number in words, at the right edge.
+    pub(crate) text: String,
+    pub(crate) style: Style,
+    /// Rows of one group stand together, with a gap to the next.
+    pub(crate) group: String,
+}
+
+/// A chart of rows.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct RowChart {
+    pub(crate) axis: AxisSpec,
+    pub(crate) rows: Vec<Row>,
+    /// Vertical reference lines: label and value.
+    pub(crate) references: Vec<(String, f64)>,
+    /// Bars from zero instead of dots.
+    pub(crate) bars: bool,
+}
+
+const STEP: f64 = 20.0;
+const GAP: f64 = 8.0;
+const REFERENCE_STEP: f64 = 15.0;
+const BOTTOM: f64 = 46.0;
+
+/// Draws the chart.
+pub(crate) fn draw_rows(chart: &RowChart) -> Drawn<String> {
+    let widest = |texts: &mut dyn Iterator<Item = &str>| texts.map(|t| text_width(t, TEXT)).fold(0.0, f64::max);
+    let left = (widest(&mut chart.rows.iter().map(|r| r.label.as_str())) + 18.0).clamp(60.0, 300.0);
+    let right = (widest(&mut chart.rows.iter().map(|r| r.text.as_str())) + 18.0).clamp(30.0, 220.0);
+    let (x0, x1) = (left, WIDTH - right);
+    let values = chart.rows.iter().flat_map(|r| [Some(r.value), r.low, r.high]).flatten();
+    let values = values.chain(chart.references.iter().map(|(_, v)| *v));
+    let axis = Axis::fit(&chart.axis, values, ((x1 - x0) / 75.0) as usize);
+    let across = |v: f64| x0 + (axis.place(v).0 - axis.lo) / (axis.hi - axis.lo) * (x1 - x0);
+
+    let references = lay_out(&chart.references, across);
+    let levels = references.iter().map(|r| r.level + 1).max().unwrap_or(0);
+    let top = 10.0 + levels as f64 * REFERENCE_STEP;
+    let gaps = chart.rows.windows(2).filter(|w| w[0].group != w[1].group).count();
+    let bottom = top + 6.0 + chart.rows.len() as f64 * STEP + gaps as f64 * GAP;
+
+    paint(WIDTH, bottom + BOTTOM, |canvas| {
+        for (v, label) in &axis.ticks {
+            let x = x0 + (v - axis.lo) / (axis.hi - axis.lo) * (x1 - x0);
+            canvas.line(&[(x, top), (x, bottom)], GRID, 1.0)?;
+            canvas.line(&[(x, bottom), (x, bottom + 3.5)], AXIS, 1.0)?;
+            canvas.text(label, (x, bottom + 13.0), SMALL, INK, Anchor::Middle)?;
+        }
+        canvas.line(&[(x0, bottom), (x1, bottom)], AXIS, 1.0)?;
+        let title = fit(&chart.axis.title, SMALL, WIDTH - 24.0);
+        let half = text_width(&title, SMALL) / 2.0;
+        let middle = ((x0 + x1) / 2.0).clamp(half, (WIDTH - half).max(half));
+        canvas.text(&title, (middle, bottom + 34.0), SMALL, MUTED, Anchor::Middle)?;
+        for reference in &references {
+            let y = 12.0 + (levels - 1 - reference.level) as f64 * REFERENCE_STEP;
+            canvas.dashed(&[(reference.x, y + 7.0), (reference.x, bottom)], MUTED, Dash::Hair)?;
+        }
+        for reference in &references {
+            // Paper behind the name: the line of a reference on a higher level may pass here.
+            let y = 12.0 + (levels - 1 - reference.level) as f64 * REFERENCE_STEP;
+            canvas.bar(Rect::of_text(&reference.label, reference.text_x, y, SMALL, Anchor::Middle), PAPER)?;
+            canvas.text(&reference.label, (reference.text_x, y), SMALL, MUTED, Anchor::Middle)?;
+        }
+        let mut y = top + 6.0 + STEP / 2.0;
+        for (i, row) in chart.rows.iter().enumerate() {
+            if i > 0 && chart.rows[i - 1].group != row.group {
+                y += GAP;
+            }
+            draw_row(canvas, chart.bars, row, y, x0, &across)?;
+            canvas.text(&fit(&row.label, TEXT, left - 14.0), (x0 - 10.0, y), TEXT, INK, Anchor::End)?;
+            canvas.text(&fit(&row.text, TEXT, right - 12.0), (x1 + 10.0, y), TEXT, INK, Anchor::Start)?;
+            y += STEP;
+        }
+        Ok(())
+    })
+}
+
+fn draw_row(canvas: &Canvas<'_>, bars: bool, row: &Row, y: f64, x0: f64, across: &impl Fn(f64) -> f64) -> Drawn {
+    let x = across(row.value);
+    if bars {
+        return canvas.bar(Rect { x0: x0.min(x), y0: y - 6.0, x1: x0.max(x), y1: y + 6.0 }, row.style.colour);
+    }
+    if let (Some(low), Some(high)) = (row.low, row.high) {
+        let (a, b) = (across(low), across(high));
+        canvas.line(&[(a, y), (b, y)], row.style.colour, 1.25)?;
+        for end in [a, b] {
+            canvas.line(&[(end, y - 3.0), (end, y + 3.0)], row.style.colour, 1.25)?;
+        }
+    }
+    canvas.marker(row.style.shape, row.style.filled, row.style.colour, (x, y))
+}
+
+struct Placed {
+    label: String,
+    x: f64,
+    text_x: f64,
+    level: usize,
+}
+
+/// Puts the names of the references on as few levels as keep them apart.
+fn lay_out(references: &[(String, f64)], across: impl Fn(f64) -> f64) -> Vec<Placed> {
+    let mut placed: Vec<Placed> = Vec::new();
+    let mut boxes: Vec<(usize, Rect)> = Vec::new();
+    for (label, value) in references {
+        let x = across(*value);
+        let label = fit(label, SMALL, WIDTH - 16.0);
+        let half = text_width(&label, SMALL) / 2.0;
+        let text_x = x.clamp(half + 4.0, (WIDTH - half - 4.0).max(half + 4.0));
+        let rect = Rect { x0: text_x - half - 5.0, y0: 0.0, x1: text_x + half + 5.0, y1: 1.0 };
+        let free = |level: usize| boxes.iter().all(|(l, b)| *l != level || b.overlap(&rect) == 0.0);
+        let level = (0..).find(|level| free(*level)).unwrap_or(0);
+        boxes.push((level, rect));
+        placed.push(Placed { label, x, text_x, level });
+    }
+    placed
+}

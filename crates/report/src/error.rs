@@ -1,0 +1,42 @@
+//! The one error type of the crate.
+
+use std::path::PathBuf;
+
+/// Why results could not be read, written or drawn.
+#[derive(Debug, thiserror::Error)]
+pub enum ReportError {
+    /// A file or folder could not be read or written.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A results file is not a JSON array of result rows.
+    #[error("{}: not a results file (an array of {{experiment, method, hook, setting, metric, value, ci_low, ci_high, n, unit}}): {source}", path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// What the parser said, with line and column.
+        source: serde_json::Error,
+    },
+    /// A row holds a number that is not finite, which JSON cannot hold and no figure can show.
+    #[error("result row {row}: {field} is {value}, expected a finite number")]
+    NonFinite {
+        /// The row: experiment, method, hook, setting and metric.
+        row: String,
+        /// `value`, `ci_low` or `ci_high`.
+        field: &'static str,
+        /// The offending number.
+        value: f64,
+    },
+    /// A figure could not be drawn.
+    #[error("figure {figure}: {reason}")]
+    Draw {
+        /// The figure's name.
+        figure: String,
+        /// What the plotting library said.
+        reason: String,
+    },
+}
