@@ -88,7 +88,7 @@ fn measure(name: &str, model: &LanguageModel, case: &Case, json: bool) {
     bare();
     let (mut model_seconds, mut gemm_seconds) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
-        model_seconds.push(seconds(&pass));
+        model_seconds.push(seconds(pass));
         gemm_seconds.push(seconds(&mut bare));
     }
     // The share of every round apart: what else the machine does disturbs both halves of a round alike.

@@ -128,11 +128,11 @@ impl Evaluator {
 /// The ratio of two sums over groups, and its interval.
 fn ratio(groups: impl Iterator<Item = (f64, f64)> + Clone) -> Estimate {
     let (above, below) = groups.clone().fold((0.0, 0.0), |(a, b), (above, below)| (a + above, b + below));
-    let value = if below > 0.0 { above / below } else { 0.0 };
+    let value = if below == 0.0 { 0.0 } else { above / below };
     let n = groups.clone().count() as f64;
-    let interval = (n > 1.0 && below > 0.0).then(|| {
+    let interval = (n > 1.0 && below != 0.0).then(|| {
         let residuals: f64 = groups.map(|(above, below)| (above - value * below).powi(2)).sum();
-        let half = t_quantile(n - 1.0) * (n / (n - 1.0) * residuals).sqrt() / below;
+        let half = t_quantile(n - 1.0) * (n / (n - 1.0) * residuals).sqrt() / below.abs();
         (value - half, value + half)
     });
     Estimate { value, interval }

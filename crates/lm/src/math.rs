@@ -46,7 +46,7 @@ pub(crate) fn silu(x: f32) -> f32 {
 fn erf(x: f32) -> f32 {
     let x = x.clamp(-4.0, 4.0);
     let s = x * x;
-    let p = -2.726_142_2e-10;
+    let p = -2.726_142e-10;
     let p = p * s + 2.770_681_4e-8;
     let p = p * s - 2.101_024_e-6;
     let p = p * s - 5.692_506_5e-5;
@@ -69,7 +69,7 @@ fn gelu(x: f32) -> f32 {
 /// `0.5 x (1 + tanh(u))` with `u = sqrt(2/pi) (x + 0.044715 x^3)`, written as `x sigmoid(2u)`.
 #[inline(always)]
 fn gelu_tanh(x: f32) -> f32 {
-    const TWICE_SQRT_2_OVER_PI: f32 = 1.595_769_1;
+    const TWICE_SQRT_2_OVER_PI: f32 = 1.595_769;
     x / (1.0 + exp(-TWICE_SQRT_2_OVER_PI * (x + 0.044_715 * x * x * x)))
 }
 

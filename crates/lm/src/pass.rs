@@ -66,11 +66,11 @@ impl Plan {
     }
 
     /// The pieces of a tile of rows, each with the number of rows before it.
-    pub(crate) fn pieces_mut<'a>(
+    pub(crate) fn pieces_mut(
         self,
-        rows: &'a mut [f32],
+        rows: &mut [f32],
         width: usize,
-    ) -> impl IndexedParallelIterator<Item = (usize, &'a mut [f32])> {
+    ) -> impl IndexedParallelIterator<Item = (usize, &mut [f32])> {
         let piece = self.piece();
         rows.par_chunks_mut(piece * width).enumerate().map(move |(i, rows)| (i * piece, rows))
     }

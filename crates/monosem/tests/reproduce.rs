@@ -155,7 +155,7 @@ fn the_papers_profile_runs_on_a_model_from_a_hub() {
     }
     let clean = value("splice", "identity", "ablation=none", "ce_loss");
     assert!((value("splice", "pca", "", "ce_loss") - clean).abs() < 1e-3);
-    assert!((value("splice", "identity", "ablation=zero", "loss_recovered")).abs() < 1e-9);
+    assert!(value("splice", "identity", "ablation=zero", "loss_recovered").abs() < 1e-9);
     assert!((value("splice", "identity", "ablation=none", "loss_recovered") - 1.0).abs() < 1e-9);
     // The model is random, so no loss is worth asserting; the reconstruction is not.
     assert!(value("dictionary", "sae-tied", "ratio=2,alpha=0.001", "fvu") < 0.9);

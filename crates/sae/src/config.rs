@@ -121,7 +121,8 @@ mod tests {
     #[test]
     fn what_makes_no_sense_is_named() {
         assert_eq!(config().validate(3), Ok(()));
-        let changes: [(&str, fn(&mut TrainConfig)); 6] = [
+        type Change = fn(&mut TrainConfig);
+        let changes: [(&str, Change); 6] = [
             ("alpha", |c| c.alpha = -1e-3),
             ("alpha", |c| c.alpha = f32::NAN),
             ("lr", |c| c.lr = 0.0),

@@ -6,6 +6,7 @@ use ndarray::{Array2, ArrayViewMut2};
 use crate::{SaeError, StepStats, TiedSae, TrainConfig, TrainState, TrainStep};
 
 /// How a training run ended.
+#[allow(clippy::large_enum_variant, reason = "one value per run")]
 pub enum TrainOutcome {
     /// All steps were taken.
     Finished(TiedSae),
@@ -27,6 +28,7 @@ pub enum TrainOutcome {
 /// # Errors
 /// If a setting makes no sense, a batch cannot be made or holds values that are not finite, training diverges (the last checkpoint is kept), a
 /// checkpoint cannot be written or read, or the one found is of other settings: the message names the first that differs.
+#[allow(clippy::type_complexity, reason = "the closures' arguments are the documentation")]
 pub fn train<E>(
     config: &TrainConfig,
     d_in: usize,

@@ -1,7 +1,7 @@
 //! Writes small GGUF files.
 
 /// A metadata value.
-pub enum Meta {
+pub(crate) enum Meta {
     U32(u32),
     F32(f32),
     Text(&'static str),
@@ -10,10 +10,10 @@ pub enum Meta {
 }
 
 /// A tensor of `f32` with its shape in row-major order.
-pub struct Tensor {
-    pub name: String,
-    pub shape: Vec<usize>,
-    pub values: Vec<f32>,
+pub(crate) struct Tensor {
+    pub(crate) name: String,
+    pub(crate) shape: Vec<usize>,
+    pub(crate) values: Vec<f32>,
 }
 
 fn text(out: &mut Vec<u8>, text: &str) {
@@ -22,7 +22,7 @@ fn text(out: &mut Vec<u8>, text: &str) {
 }
 
 /// A whole GGUF file, version 3.
-pub fn write(metadata: &[(String, Meta)], tensors: &[Tensor]) -> Vec<u8> {
+pub(crate) fn write(metadata: &[(String, Meta)], tensors: &[Tensor]) -> Vec<u8> {
     let mut out = b"GGUF".to_vec();
     out.extend(3u32.to_le_bytes());
     out.extend((tensors.len() as u64).to_le_bytes());

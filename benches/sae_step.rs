@@ -48,7 +48,7 @@ fn main() {
             continue;
         }
         let line = measure(&case);
-        let (threads, ratio) = (rayon::current_num_threads(), line.step_ms / line.gemm_ms);
+        let (threads, ratio) = (threads(), line.step_ms / line.gemm_ms);
         let Case { d, n_latents, batch, .. } = case;
         let Line { l0, step_ms, gemm_ms, peak_bytes } = line;
         if asked("--json") {
@@ -95,8 +95,7 @@ fn measure(case: &Case) -> Line {
         seed: 1,
     };
     let mut sae = TiedSae::new(config, d, mean_square.sqrt().recip()).expect("the settings above are valid");
-    let untrained = sae.config().schedule(0);
-    let mut parameters = untrained;
+    let mut parameters = sae.config().schedule(0);
     if let Some(l0) = l0 {
         approach(&mut sae, &batches, l0);
         // Small steps from there, so that the density stays what it is while it is measured.
@@ -135,6 +134,12 @@ fn approach(sae: &mut TiedSae, batches: &[Array2<f32>], l0: f64) {
             parameters.lr = 2e-4;
         }
     }
+}
+
+/// As many as the thread pool starts.
+fn threads() -> usize {
+    let asked = std::env::var("RAYON_NUM_THREADS").ok().and_then(|n| n.parse().ok()).filter(|n| *n > 0);
+    asked.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
 }
 
 fn median(times: &mut Vec<f64>) -> f64 {
