@@ -84,7 +84,8 @@ fn every_site_of_every_family_becomes_a_dictionary_that_explains_more_with_more_
 #[test]
 fn an_autoencoder_of_captured_rows_beats_pca_at_its_own_sparsity() {
     let model = model("llama-tiny");
-    let hook = HookPoint::new(0, Site::MlpOut);
+    // The stream that enters a Llama is one of 97 embeddings: points that directions of their own describe better than shared axes.
+    let hook = HookPoint::new(0, Site::ResidPre);
     let folder = tempfile::tempdir().expect("a folder");
     let store = captured(&model, &[hook], folder.path());
     let rows = store.hook(hook).expect("a captured hook");
@@ -92,7 +93,7 @@ fn an_autoencoder_of_captured_rows_beats_pca_at_its_own_sparsity() {
     let scale = 1.0 / x.mapv(|v| v * v).mean().expect("some rows").sqrt();
     let config = TrainConfig {
         n_latents: 4 * rows.width(),
-        alpha: 6e-3,
+        alpha: 3e-2,
         lr: 3e-3,
         batch: 256,
         steps: 600,

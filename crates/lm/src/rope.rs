@@ -79,6 +79,7 @@ mod tests {
         let scaled = frequencies(&Rope { base: 500_000.0, dims: 128, scaling });
         assert_eq!(scaled[0], plain[0]);
         assert!((scaled[63] / plain[63] - 0.125).abs() < 1e-6);
+        assert!((scaled[30] / 1.371_893_7e-3 - 1.0).abs() < 1e-5 && (scaled[33] / 3.126_937e-4 - 1.0).abs() < 1e-5);
         let blended: Vec<usize> =
             (0..64).filter(|&i| scaled[i] < plain[i] * 0.999 && scaled[i] > plain[i] * 0.126).collect();
         assert_eq!((blended[0], blended[blended.len() - 1]), (29, 34), "{blended:?}");

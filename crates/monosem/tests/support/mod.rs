@@ -1,6 +1,6 @@
 //! What the tests of the program share: running it, a tiny model with a tokenizer, and a hub on this machine.
 
-#![allow(dead_code, reason = "each test file uses its part")]
+#![allow(dead_code, unreachable_pub, reason = "each test file uses its part of a module that is not a crate")]
 
 use std::collections::BTreeMap;
 use std::fs;
