@@ -89,7 +89,7 @@ impl View {
             Event::Failed { name, error } => self.end(name, &format!("{name}: FAILED: {error}")),
             Event::Skipped { name, because } => self.end(name, &format!("{name}: skipped, {because}")),
             Event::Interrupted { name } => {
-                self.end(name, &format!("{name}: interrupted; a second run goes on from here"))
+                self.end(name, &format!("{name}: interrupted; a second run goes on from here"));
             }
         }
     }
