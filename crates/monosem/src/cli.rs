@@ -202,6 +202,9 @@ pub(crate) struct Train {
     /// Hook point; may be left out where the store has only one.
     #[arg(long)]
     pub(crate) hook: Option<HookPoint>,
+    /// Leave out rows whose norm is over this multiple of the median norm (attention sinks); inf keeps all.
+    #[arg(long, default_value_t = 20.0)]
+    pub(crate) max_norm: f64,
     /// Number of latents; instead of --ratio.
     #[arg(long, conflicts_with = "ratio")]
     pub(crate) latents: Option<usize>,
@@ -251,6 +254,9 @@ pub(crate) struct Eval {
     /// Hook point; may be left out where the store has only one.
     #[arg(long)]
     pub(crate) hook: Option<HookPoint>,
+    /// Leave out rows whose norm is over this multiple of the median norm (attention sinks); inf keeps all.
+    #[arg(long, default_value_t = 20.0)]
+    pub(crate) max_norm: f64,
     /// At most this many rows.
     #[arg(long, default_value_t = 50_000)]
     pub(crate) rows: usize,

@@ -50,6 +50,9 @@ pub struct Language {
     /// models only).
     #[serde(default)]
     pub center_writing_weights: bool,
+    /// Rows whose norm is over this multiple of the median norm at their hook point (attention sinks beyond the first position) are left
+    /// out of training, scaling and metrics, and no reconstruction takes their place; `inf` keeps all.
+    pub max_norm: f64,
     /// How the text becomes contexts.
     pub corpus: Corpus,
     /// Which activations are kept, and how.
@@ -334,6 +337,9 @@ impl Language {
     fn validate(&self) -> Result<()> {
         positive("language.sae.ratios", &self.sae.ratios)?;
         not_negative("language.sae.alphas", &self.sae.alphas)?;
+        if self.max_norm.is_nan() || self.max_norm < 1.0 {
+            bail!("language.max_norm = {}: a multiple of the median norm, at least 1, or inf", self.max_norm);
+        }
         if self.capture.hooks.is_empty() {
             bail!("language.capture.hooks is empty: name at least one hook point, such as blocks.3.hook_resid_post");
         }

@@ -34,6 +34,8 @@ pub(crate) struct Splicer<'a> {
     pub(crate) model: &'a dyn HookedModel,
     pub(crate) hook: HookPoint,
     pub(crate) drop_positions: &'a [usize],
+    /// Activations of a larger norm are left as they are too; predictions from their positions count.
+    pub(crate) norm_limit: f32,
 }
 
 impl Splicer<'_> {
@@ -103,7 +105,11 @@ impl Splicer<'_> {
 
     fn apply(&self, edit: &Edit<'_>, mut activations: ArrayViewMut3<'_, f32>) {
         for mut context in activations.axis_iter_mut(Axis(0)) {
-            let kept: Vec<_> = self.drop_positions.iter().filter(|p| **p < context.nrows()).copied().collect();
+            let stays = |(position, row): (usize, ArrayView1<'_, f32>)| {
+                let stays = self.drop_positions.contains(&position) || row.dot(&row).sqrt() > self.norm_limit;
+                stays.then_some(position)
+            };
+            let kept: Vec<usize> = context.rows().into_iter().enumerate().filter_map(stays).collect();
             let originals: Vec<Array1<f32>> = kept.iter().map(|p| context.row(*p).to_owned()).collect();
             match edit {
                 Edit::None => {}

@@ -12,7 +12,7 @@ use monosem_report::ResultRow;
 use super::capture::contexts;
 use super::{Bar, open_hook};
 use crate::cli;
-use crate::evaluation::{evaluate, held_out_rows};
+use crate::evaluation::{Rows, evaluate};
 use crate::nodes::{Label, of_losses};
 use crate::splicing::{Edit, Splicer};
 use crate::{exit, interrupt};
@@ -34,7 +34,8 @@ pub(crate) fn eval(args: &cli::Eval) -> Result<u8> {
         args.activations.display(),
         store_rows.width()
     );
-    let (x, groups) = held_out_rows(&store_rows, args.rows)?;
+    let store_rows = Rows::new(store_rows, args.max_norm)?;
+    let (x, groups) = store_rows.sample(args.rows)?;
     let evaluation = evaluate(&dictionary, x.view(), &groups);
     let label = Label::new("dictionary", "sae", hook, "");
     let n = evaluation.n;
@@ -46,7 +47,7 @@ pub(crate) fn eval(args: &cli::Eval) -> Result<u8> {
         label.row("n_latents", dictionary.n_latents() as f64, n, "latents"),
     ];
     if args.model.is_some() {
-        rows.extend(splice(args, &store, hook, &dictionary)?);
+        rows.extend(splice(args, &store, hook, store_rows.norm_limit(), &dictionary)?);
     }
     if args.json {
         println!("{}", serde_json::to_string_pretty(&rows)?);
@@ -56,7 +57,13 @@ pub(crate) fn eval(args: &cli::Eval) -> Result<u8> {
     Ok(exit::OK)
 }
 
-fn splice(args: &cli::Eval, store: &Store, hook: HookPoint, dictionary: &LinearDictionary) -> Result<Vec<ResultRow>> {
+fn splice(
+    args: &cli::Eval,
+    store: &Store,
+    hook: HookPoint,
+    norm_limit: f32,
+    dictionary: &LinearDictionary,
+) -> Result<Vec<ResultRow>> {
     let (Some(model), Some(_)) = (&args.model, &args.text) else { return Ok(Vec::new()) };
     let assets = Assets::from_env()?;
     let files = assets.model(model, &mut |progress| Bar::new("model").fetch(&progress))?;
@@ -74,7 +81,7 @@ fn splice(args: &cli::Eval, store: &Store, hook: HookPoint, dictionary: &LinearD
     };
     let from = cli::TokenSource { text: args.text.clone(), ids: None };
     let (contexts, _) = contexts(&assets, &from, &config, Some(&tokenizer), model.d_vocab())?;
-    let splicer = Splicer { model: &model, hook, drop_positions: &manifest.dropped_positions };
+    let splicer = Splicer { model: &model, hook, drop_positions: &manifest.dropped_positions, norm_limit };
     let edits = [Edit::None, Edit::Zero, Edit::Reconstruction(dictionary)];
     let mut bar = Bar::new("splice");
     let total = (contexts.tokens.nrows().div_ceil(BATCH) * (edits.len() + 1)) as u64;

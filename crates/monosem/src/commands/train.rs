@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::{Bar, check_device, open_hook};
 use crate::cli;
+use crate::evaluation::Rows;
 use crate::nodes::input_scale;
 use crate::{exit, interrupt};
 
@@ -20,6 +21,7 @@ pub(crate) fn train(args: &cli::Train) -> Result<u8> {
     interrupt::listen()?;
     let store = Store::open(&args.activations)?;
     let (hook, rows) = open_hook(&store, args.hook)?;
+    let rows = Rows::new(rows, args.max_norm)?;
     ensure!(args.ratio.is_finite() && args.ratio > 0.0, "--ratio {} must be above 0", args.ratio);
     let n_latents = args.latents.unwrap_or_else(|| ((args.ratio * rows.width() as f64).round() as usize).max(1));
     let config = TrainConfig {

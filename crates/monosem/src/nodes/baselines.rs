@@ -3,7 +3,6 @@
 use std::ops::ControlFlow;
 
 use anyhow::{Result, bail};
-use monosem_activations::{HookStore, Store};
 use monosem_decompose::{Ica, IcaConfig, Moments, Pca};
 use monosem_dictionary::LinearDictionary;
 use monosem_graph::{Ctx, Node};
@@ -11,8 +10,8 @@ use monosem_hooks::HookPoint;
 use ndarray::{Array2, s};
 use serde_json::json;
 
+use super::sae::rows;
 use super::{capture, node, write_json};
-use crate::evaluation::held_out_rows;
 use crate::profile::Language;
 
 /// All components with their signs, in the node's folder.
@@ -32,7 +31,7 @@ pub(super) fn ica_name(hook: HookPoint) -> String {
 
 pub(super) fn nodes(language: &Language, hook: HookPoint) -> Vec<Node<'_>> {
     let deps = || vec![capture::TRAIN.to_owned()];
-    let code = ["decompose", "activations", "monosem/nodes/baselines"];
+    let code = ["decompose", "activations", "monosem/nodes/baselines", "monosem/nodes/sae", "monosem/evaluation"];
     let baselines = &language.baselines;
     let ica = IcaConfig {
         n_components: None,
@@ -40,27 +39,25 @@ pub(super) fn nodes(language: &Language, hook: HookPoint) -> Vec<Node<'_>> {
         tol: baselines.ica_tol,
         seed: baselines.seed,
     };
-    let rows = baselines.ica_rows;
-    let ica_params = json!({ "hook": hook, "rows": rows, "ica": ica });
+    let max_norm = language.max_norm;
+    let pca_params = json!({ "hook": hook, "max_norm": max_norm });
+    let ica_params = json!({ "hook": hook, "max_norm": max_norm, "rows": baselines.ica_rows, "ica": ica });
     vec![
-        node(pca_name(hook), deps(), json!({ "hook": hook }), &code, 5.0, move |ctx| pca(hook, ctx)),
-        node(ica_name(hook), deps(), ica_params, &code, 60.0, move |ctx| fit_ica(hook, rows, &ica, ctx)),
+        node(pca_name(hook), deps(), pca_params, &code, 5.0, move |ctx| pca(language, hook, ctx)),
+        node(ica_name(hook), deps(), ica_params, &code, 60.0, move |ctx| fit_ica(language, hook, &ica, ctx)),
     ]
 }
 
-fn train_rows(hook: HookPoint, ctx: &Ctx<'_>) -> Result<HookStore> {
-    Ok(Store::open(&ctx.dep(capture::TRAIN)?.join(capture::STORE))?.hook(hook)?)
-}
-
-fn pca(hook: HookPoint, ctx: &Ctx<'_>) -> Result<()> {
-    let rows = train_rows(hook, ctx)?;
+fn pca(language: &Language, hook: HookPoint, ctx: &Ctx<'_>) -> Result<()> {
+    let rows = rows(language, hook, capture::TRAIN, ctx)?;
     let mut moments = Moments::new(rows.width());
     let mut chunk = Array2::zeros((CHUNK, rows.width()));
     for start in (0..rows.len()).step_by(CHUNK) {
         ctx.check()?;
         ctx.progress(start as u64, rows.len() as u64, "rows");
-        let mut chunk = chunk.slice_mut(s![..CHUNK.min(rows.len() - start), ..]);
-        rows.rows(start, chunk.view_mut())?;
+        let indices: Vec<usize> = (start..rows.len().min(start + CHUNK)).collect();
+        let mut chunk = chunk.slice_mut(s![..indices.len(), ..]);
+        rows.gather(&indices, chunk.view_mut())?;
         moments.add(chunk.view());
     }
     let pca = Pca::from_moments(&moments)?;
@@ -68,8 +65,8 @@ fn pca(hook: HookPoint, ctx: &Ctx<'_>) -> Result<()> {
     write_json(&ctx.out().join("pca.json"), &json!({ "explained_variance": pca.explained_variance.to_vec() }))
 }
 
-fn fit_ica(hook: HookPoint, limit: usize, config: &IcaConfig, ctx: &Ctx<'_>) -> Result<()> {
-    let (x, _) = held_out_rows(&train_rows(hook, ctx)?, limit)?;
+fn fit_ica(language: &Language, hook: HookPoint, config: &IcaConfig, ctx: &Ctx<'_>) -> Result<()> {
+    let (x, _) = rows(language, hook, capture::TRAIN, ctx)?.sample(language.baselines.ica_rows)?;
     let mut progress = |iteration: usize, _change: f64| {
         ctx.progress(iteration as u64, config.max_iter as u64, "iterations");
         if ctx.cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }

@@ -3,7 +3,6 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use monosem_activations::Store;
 use monosem_dictionary::{Activation, Dictionary as _, LinearDictionary, mmcs};
 use monosem_graph::{Ctx, Node};
 use monosem_hooks::HookPoint;
@@ -12,7 +11,7 @@ use serde_json::json;
 
 use super::baselines::{self, SIGNED, TOP_K};
 use super::{Label, capture, read_json, sae, sae_name, sae_setting, save_rows, write_json};
-use crate::evaluation::{evaluate, held_out_rows};
+use crate::evaluation::evaluate;
 use crate::profile::Language;
 
 /// Training rows behind the decoder gain of random directions.
@@ -31,6 +30,7 @@ pub(super) fn node(language: &Language, hook: HookPoint) -> Node<'_> {
     deps.extend(language.cases().into_iter().map(|(ratio, alpha)| sae_name(hook, ratio, alpha)));
     let params = json!({
         "hook": hook,
+        "max_norm": language.max_norm,
         "evaluate": language.evaluate,
         "top_k": language.baselines.top_k,
         "match_alpha": language.baselines.match_alpha,
@@ -39,13 +39,12 @@ pub(super) fn node(language: &Language, hook: HookPoint) -> Node<'_> {
         "ratios": language.sae.ratios,
         "alphas": language.sae.alphas,
     });
-    let code = ["dictionary", "activations", "monosem/nodes/measure", "monosem/evaluation"];
+    let code = ["dictionary", "activations", "monosem/nodes/measure", "monosem/nodes/sae", "monosem/evaluation"];
     super::node(name(hook), deps, params, &code, 30.0, move |ctx| run(language, hook, ctx))
 }
 
 fn run(language: &Language, hook: HookPoint, ctx: &Ctx<'_>) -> Result<()> {
-    let store = Store::open(&ctx.dep(capture::HELD_OUT)?.join(capture::STORE))?.hook(hook)?;
-    let (x, groups) = held_out_rows(&store, language.evaluate.rows)?;
+    let (x, groups) = sae::rows(language, hook, capture::HELD_OUT, ctx)?.sample(language.evaluate.rows)?;
     let saes = autoencoders(language, hook, ctx)?;
     let mut rows = Vec::new();
     let mut measure = |label: &Label, dictionary: &LinearDictionary| -> Result<f64> {
@@ -96,8 +95,7 @@ fn run(language: &Language, hook: HookPoint, ctx: &Ctx<'_>) -> Result<()> {
     top_k.push(paper_k);
     top_k.sort_unstable();
     top_k.dedup();
-    let train = Store::open(&ctx.dep(capture::TRAIN)?.join(capture::STORE))?.hook(hook)?;
-    let (gain_rows, _) = held_out_rows(&train, GAIN_ROWS)?;
+    let (gain_rows, _) = sae::rows(language, hook, capture::TRAIN, ctx)?.sample(GAIN_ROWS)?;
     for k in top_k {
         for method in ["pca-topk", "ica-topk", "random-topk"] {
             let dictionary = top_k_dictionary(method, hook, k, language, ctx, || gain_rows.view())?;

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use anyhow::{Result, anyhow};
-use monosem_activations::{Batches, HookStore, Store};
+use monosem_activations::{Batches, Store};
 use monosem_dictionary::LinearDictionary;
 use monosem_graph::{Ctx, Node};
 use monosem_hooks::HookPoint;
@@ -13,7 +13,7 @@ use ndarray::{Array2, ArrayViewMut2};
 use serde_json::json;
 
 use super::{Label, capture, node, sae_name, sae_setting, save_rows, write_json};
-use crate::evaluation::{evaluate, held_out_rows};
+use crate::evaluation::{Rows, evaluate};
 use crate::profile::Language;
 
 /// The dictionary inside the node's folder.
@@ -39,6 +39,7 @@ pub(super) fn nodes(language: &Language, hook: HookPoint) -> Vec<Node<'_>> {
             "lr_warmup_steps": config.lr_warmup_steps,
             "lr_decay_steps": config.lr_decay_steps,
             "seed": config.seed,
+            "max_norm": language.max_norm,
             "scale_inputs": language.sae.scale_inputs,
             "curve_every": language.sae.curve_every,
             "curve_rows": language.sae.curve_rows,
@@ -54,9 +55,11 @@ pub(super) fn nodes(language: &Language, hook: HookPoint) -> Vec<Node<'_>> {
 }
 
 fn run(language: &Language, hook: HookPoint, ratio: f64, alpha: f32, ctx: &Ctx<'_>) -> Result<()> {
-    let rows = Store::open(&ctx.dep(capture::TRAIN)?.join(capture::STORE))?.hook(hook)?;
-    let held_out = Store::open(&ctx.dep(capture::HELD_OUT)?.join(capture::STORE))?.hook(hook)?;
-    let curve_rows = held_out_rows(&held_out, language.sae.curve_rows)?;
+    let rows = rows(language, hook, capture::TRAIN, ctx)?;
+    if rows.left_out() > 0 {
+        ctx.message(&format!("{} rows of extreme norm are left out", rows.left_out()));
+    }
+    let curve_rows = self::rows(language, hook, capture::HELD_OUT, ctx)?.sample(language.sae.curve_rows)?;
     let config = language.train_config(ratio, alpha, rows.width());
     let label = Label::new("training", "sae-tied", hook, sae_setting(ratio, alpha));
 
@@ -124,8 +127,13 @@ fn curve_point(
     ]
 }
 
+/// The rows that count of a hook point in one of the stores.
+pub(super) fn rows(language: &Language, hook: HookPoint, store: &str, ctx: &Ctx<'_>) -> Result<Rows> {
+    Rows::new(Store::open(&ctx.dep(store)?.join(capture::STORE))?.hook(hook)?, language.max_norm)
+}
+
 /// The factor that brings activations to unit mean square, measured on rows spread over the store.
-pub(crate) fn input_scale(rows: &HookStore) -> Result<f32> {
+pub(crate) fn input_scale(rows: &Rows) -> Result<f32> {
     let n = rows.len().min(SCALE_ROWS);
     let indices: Vec<usize> = (0..n).map(|i| i * rows.len() / n).collect();
     let mut total = 0.0;

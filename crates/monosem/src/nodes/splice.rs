@@ -1,7 +1,6 @@
 //! `splice-HOOK`: the model's loss on held-out text with each dictionary's reconstruction in place of the activations.
 
 use anyhow::{Result, ensure};
-use monosem_activations::Store;
 use monosem_assets::Assets;
 use monosem_corpus::Contexts;
 use monosem_dictionary::{Estimate, LinearDictionary, column_mean};
@@ -12,8 +11,7 @@ use ndarray::s;
 use serde_json::json;
 
 use super::baselines::{self, SIGNED};
-use super::{Label, capture, corpus, measure, model_inputs, model_params, sae_name, save_rows};
-use crate::evaluation::held_out_rows;
+use super::{Label, capture, corpus, measure, model_inputs, model_params, sae, sae_name, save_rows};
 use crate::fetch;
 use crate::profile::Language;
 use crate::splicing::{ContextLoss, Edit, Splicer};
@@ -28,6 +26,7 @@ pub(super) fn node<'a>(language: &'a Language, hook: HookPoint, assets: &'a Asse
     let params = json!({
         "hook": hook,
         "model": model_params(&language.model, language.center_writing_weights),
+        "max_norm": language.max_norm,
         "splice": language.splice,
         "drop_positions": language.capture.drop_positions,
         "random_ratio": language.baselines.random_ratio,
@@ -35,7 +34,15 @@ pub(super) fn node<'a>(language: &'a Language, hook: HookPoint, assets: &'a Asse
         "ratios": language.sae.ratios,
         "alphas": language.sae.alphas,
     });
-    let code = ["dictionary", "lm", "activations", "monosem/nodes/splice", "monosem/splicing"];
+    let code = [
+        "dictionary",
+        "lm",
+        "activations",
+        "monosem/nodes/splice",
+        "monosem/nodes/sae",
+        "monosem/evaluation",
+        "monosem/splicing",
+    ];
     let passes = language.cases().len() + 6 + 3 * (language.splice.top_k.len() + 1);
     let weight = (passes * language.splice.contexts * language.corpus.context) as f64 / 900.0;
     let mut node =
@@ -49,8 +56,8 @@ fn run(language: &Language, hook: HookPoint, assets: &Assets, ctx: &Ctx<'_>) -> 
     let contexts = Contexts::load(&ctx.dep(corpus::NAME)?.join("held_out.safetensors"))?;
     let n = language.splice.contexts.min(contexts.tokens.nrows());
     ensure!(n > 0, "the held-out split has no whole context");
-    let train = Store::open(&ctx.dep(capture::TRAIN)?.join(capture::STORE))?.hook(hook)?;
-    let (rows, _) = held_out_rows(&train, MEAN_ROWS)?;
+    let train = sae::rows(language, hook, capture::TRAIN, ctx)?;
+    let (rows, _) = train.sample(MEAN_ROWS)?;
     let mean = column_mean(rows.view()).mapv(|m| m as f32);
 
     let mut labels = vec![label("identity", hook, "ablation=none"), label("identity", hook, "ablation=mean")];
@@ -87,7 +94,12 @@ fn run(language: &Language, hook: HookPoint, assets: &Assets, ctx: &Ctx<'_>) -> 
         ctx.progress(done, total, "passes");
         Ok(())
     };
-    let splicer = Splicer { model: &model, hook, drop_positions: &language.capture.drop_positions };
+    let splicer = Splicer {
+        model: &model,
+        hook,
+        drop_positions: &language.capture.drop_positions,
+        norm_limit: train.norm_limit(),
+    };
     let losses = splicer.losses(contexts.tokens.slice(s![..n, ..]), &edits, batch, &mut step)?;
     let (clean, zero) = (&losses[0], &losses[2]);
     let rows: Vec<ResultRow> =
