@@ -22,6 +22,7 @@ pub(crate) struct Rows {
 impl Rows {
     /// Leaves out the rows whose norm is over `max_norm` times the median norm; none if it is infinite.
     pub(crate) fn new(store: HookStore, max_norm: f64) -> Result<Self> {
+        ensure!(max_norm >= 1.0, "max_norm {max_norm}: a multiple of the median norm, at least 1, or inf");
         if max_norm.is_infinite() {
             return Ok(Self { store, kept: None, norm_limit: f32::INFINITY });
         }

@@ -12,13 +12,13 @@ use ndarray::{Array2, ArrayViewMut2};
 /// authors' code gave FVU 0.148, L0 7.33, MMCS 0.866 with its Adam, and 0.127, 6.46, 0.940 with Adam as published. The same written down again in PyTorch
 /// gives 0.162, 7.76, 0.819 with its Adam (one seed).
 #[test]
-#[ignore = "a minute or two, in a release build"]
+#[ignore = "a minute or two in a release build; the Paper mode misses its MMCS by 0.056, cause not found"]
 fn the_authors_code_reaches_the_same_figures() {
     for (adam, want) in [(AdamMode::Paper, [0.148, 7.33, 0.866]), (AdamMode::Standard, [0.127, 6.46, 0.940])] {
         let figures: Vec<[f64; 3]> = (0..3).map(|seed| train_one(adam, seed)).collect();
         let mean: [f64; 3] = std::array::from_fn(|k| figures.iter().map(|f| f[k]).sum::<f64>() / 3.0);
         println!("{adam:?}: FVU, L0, MMCS {mean:.3?} of seeds {figures:.3?}; the authors' code {want:?}");
-        let allowed = [0.03, 0.8, 0.07];
+        let allowed = [0.03, 0.8, 0.05];
         for k in 0..3 {
             assert!((mean[k] - want[k]).abs() < allowed[k], "{adam:?} {mean:?} {want:?}");
         }
