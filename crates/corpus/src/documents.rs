@@ -39,27 +39,31 @@ impl Document {
     }
 }
 
-/// The documents of a file, or of all files of a folder and the folders in it in sorted order. One document is in memory at a
-/// time.
+/// The documents of each path in turn: of a file, or of all files of a folder and the folders in it in sorted order. One document is
+/// in memory at a time.
 ///
 /// Read are `.txt` (a file is a document), `.jsonl` and `.json` with an object on each line (a line is a document, its text is the
 /// field named `field`), and all of these compressed with gzip (`.gz`) or Zstandard (`.zst`). In a folder, other files and those
 /// whose name begins with a dot are passed over, and linked folders are not followed.
 ///
 /// # Errors
-/// [`CorpusError::Read`] if the path cannot be read, [`CorpusError::Format`] if it is a file of another kind,
+/// [`CorpusError::Read`] if a path cannot be read, [`CorpusError::Format`] if it is a file of another kind,
 /// [`CorpusError::Empty`] if the folder holds no file of these kinds. The items carry what is wrong with a single document.
-pub fn documents(path: &Path, field: &str) -> Result<DocumentIter, CorpusError> {
+pub fn documents(paths: &[&Path], field: &str) -> Result<DocumentIter, CorpusError> {
     let mut files = Vec::new();
-    if fs::metadata(path).map_err(CorpusError::read(path))?.is_dir() {
-        collect(path, &mut files)?;
-        if files.is_empty() {
-            return Err(CorpusError::Empty { path: path.into(), why: format!("the folder has no file of {KINDS}") });
+    for path in paths.iter().copied() {
+        let before = files.len();
+        if fs::metadata(path).map_err(CorpusError::read(path))?.is_dir() {
+            collect(path, &mut files)?;
+            if files.len() == before {
+                let why = format!("the folder has no file of {KINDS}");
+                return Err(CorpusError::Empty { path: path.into(), why });
+            }
+        } else if Kind::of(path).is_some() {
+            files.push(path.to_owned());
+        } else {
+            return Err(CorpusError::Format { file: path.into(), why: format!("not a text; read are {KINDS}") });
         }
-    } else if Kind::of(path).is_some() {
-        files.push(path.to_owned());
-    } else {
-        return Err(CorpusError::Format { file: path.into(), why: format!("not a text; read are {KINDS}") });
     }
     files.reverse();
     Ok(DocumentIter { files, lines: None, field: field.to_owned(), failed: false })
@@ -298,11 +302,11 @@ mod tests {
     use super::*;
 
     fn texts(path: &Path) -> Vec<String> {
-        documents(path, "text").unwrap().map(|document| document.unwrap().text).collect()
+        documents(&[path], "text").unwrap().map(|document| document.unwrap().text).collect()
     }
 
     fn error(path: &Path) -> CorpusError {
-        documents(path, "text").unwrap().find_map(Result::err).unwrap()
+        documents(&[path], "text").unwrap().find_map(Result::err).unwrap()
     }
 
     fn gzip(bytes: &[u8]) -> Vec<u8> {
@@ -331,7 +335,7 @@ mod tests {
         fs::write(at("notes.md"), "no").unwrap();
         assert_eq!(texts(folder.path()), ["a1", "a2", "bé", "c1", "c2", "d1", &long]);
         let places: Vec<String> =
-            documents(folder.path(), "text").unwrap().map(|d| d.unwrap().place().to_string()).collect();
+            documents(&[folder.path()], "text").unwrap().map(|d| d.unwrap().place().to_string()).collect();
         assert!(places[1].ends_with("a.jsonl:3") && places[2].ends_with("b.txt"), "{places:?}");
     }
 
@@ -364,10 +368,10 @@ mod tests {
             let bad = error(&write("cut.jsonl.zst", &whole[..cut]));
             assert!(matches!(bad, CorpusError::Read { .. }), "{bad}");
         }
-        let bad = documents(&write("x.pdf", b"x"), "text").unwrap_err().to_string();
+        let bad = documents(&[&write("x.pdf", b"x")], "text").unwrap_err().to_string();
         assert!(bad.contains("x.pdf") && bad.contains(".jsonl"), "{bad}");
-        assert!(matches!(documents(&folder.path().join("none"), "text"), Err(CorpusError::Read { .. })));
+        assert!(matches!(documents(&[&folder.path().join("none") as &Path], "text"), Err(CorpusError::Read { .. })));
         let empty = tempfile::tempdir().unwrap();
-        assert!(matches!(documents(empty.path(), "text"), Err(CorpusError::Empty { .. })));
+        assert!(matches!(documents(&[empty.path()], "text"), Err(CorpusError::Empty { .. })));
     }
 }

@@ -22,7 +22,7 @@
 //!     splits: SplitFractions { held_out: 0.2, interpretation: 0.1 },
 //! };
 //! let bytes = |text: &str| Ok(text.bytes().map(u32::from).collect());
-//! let corpus = build(folder.path(), &config, 256, &bytes)?;
+//! let corpus = build(&[folder.path()], &config, 256, &bytes)?;
 //! assert_eq!(corpus.train.tokens.ncols(), 8);
 //! assert_eq!(corpus.n_documents, 40);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
@@ -33,6 +33,7 @@ mod contexts;
 mod documents;
 mod error;
 mod ids;
+pub mod toy;
 
 #[cfg(test)]
 mod tests;
@@ -61,7 +62,8 @@ pub struct Corpus {
     pub n_tokens: usize,
 }
 
-/// Reads, tokenises, splits, packs and shuffles the documents under `path` (see [`documents`] for what is read).
+/// Reads, tokenises, splits, packs and shuffles the documents under `paths` (see [`documents`] for what is read), one path after the
+/// other unless `config.file_order` mixes them.
 ///
 /// `encode` turns a document into token ids; `eos` is put after each document. Documents without a token are left out. With
 /// `max_tokens` the result before shuffling is the beginning of what it would be without, and documents of a split that has its
@@ -71,35 +73,35 @@ pub struct Corpus {
 /// [`CorpusError`]: bad settings, files that cannot be read, a document that cannot be tokenised, or a split with a share but
 /// less than one context.
 pub fn build(
-    path: &Path,
+    paths: &[&Path],
     config: &CorpusConfig,
     eos: u32,
     encode: &dyn Fn(&str) -> Result<Vec<u32>, EncodeError>,
 ) -> Result<Corpus, CorpusError> {
     config.validate()?;
-    let (streams, n_documents) = tokenise(path, config, eos, encode)?;
+    let (streams, n_documents) = tokenise(paths, config, eos, encode)?;
     if n_documents == 0 {
-        return Err(CorpusError::Empty { path: path.into(), why: "there is no document in it".into() });
+        return Err(CorpusError::Empty { path: paths.iter().collect(), why: "there is no document in it".into() });
     }
     finish(streams, n_documents, config)
 }
 
 /// The tokens of every split in the order of the source, and the number of documents read.
 fn tokenise(
-    path: &Path,
+    paths: &[&Path],
     config: &CorpusConfig,
     eos: u32,
     encode: &dyn Fn(&str) -> Result<Vec<u32>, EncodeError>,
 ) -> Result<([Stream; 3], usize), CorpusError> {
     let mut streams = empty_streams(config);
     let mut n_documents = 0;
-    let mut source = documents(path, &config.field)?;
+    let mut source = documents(paths, &config.field)?;
     if config.file_order == FileOrder::Seeded {
         source.shuffle_files(config.seed);
     }
     for document in source {
         let document = document?;
-        let index = document_index(path, n_documents)?;
+        let index = document_index(&document.file, n_documents)?;
         n_documents += 1;
         let stream = &mut streams[Split::of_document(index, config.seed, &config.splits) as usize];
         if !stream.is_full() {

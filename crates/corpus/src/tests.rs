@@ -43,7 +43,7 @@ proptest! {
         let folder = tempfile::tempdir().unwrap();
         let path = write(&folder, &texts);
         let config = CorpusConfig { seed, ..config(context) };
-        let (streams, n) = tokenise(&path, &config, EOS, &encode).unwrap();
+        let (streams, n) = tokenise(&[&path], &config, EOS, &encode).unwrap();
         prop_assert_eq!(n, texts.len());
         for (split, stream) in Split::ALL.into_iter().zip(streams) {
             let mut expected = Vec::new();
@@ -79,9 +79,9 @@ proptest! {
         let path = write(&folder, &texts);
         let all = CorpusConfig { seed, ..config(6) };
         let some = CorpusConfig { max_tokens: Some(max), ..all.clone() };
-        let (streams, read) = tokenise(&path, &some, EOS, &encode).unwrap();
+        let (streams, read) = tokenise(&[&path], &some, EOS, &encode).unwrap();
         prop_assert!(read <= texts.len());
-        let (whole, _) = tokenise(&path, &all, EOS, &encode).unwrap();
+        let (whole, _) = tokenise(&[&path], &all, EOS, &encode).unwrap();
         let mut total = 0;
         for (split, (part, whole)) in Split::ALL.into_iter().zip(streams.into_iter().zip(whole)) {
             let (part, whole) = (part.cut(false).unwrap(), whole.cut(false).unwrap());
@@ -101,14 +101,14 @@ proptest! {
         let folder = tempfile::tempdir().unwrap();
         let path = write(&folder, &texts);
         let config = CorpusConfig { seed, ..config(4) };
-        let corpus = build(&path, &config, EOS, &encode).unwrap();
-        prop_assert_eq!(&corpus, &build(&path, &config, EOS, &encode).unwrap());
+        let corpus = build(&[&path], &config, EOS, &encode).unwrap();
+        prop_assert_eq!(&corpus, &build(&[&path], &config, EOS, &encode).unwrap());
         let (train, held, interp) = (ids_in(&corpus.train), ids_in(&corpus.held_out), ids_in(&corpus.interpretation));
         prop_assert!(train.is_disjoint(&held) && train.is_disjoint(&interp) && held.is_disjoint(&interp));
         // Documents added at the end leave the others where they were.
         let mut longer = texts.clone();
         longer.extend(texts);
-        let longer = build(&write(&folder, &longer), &config, EOS, &encode).unwrap();
+        let longer = build(&[&write(&folder, &longer)], &config, EOS, &encode).unwrap();
         prop_assert!(held.is_subset(&ids_in(&longer.held_out)));
         prop_assert!(interp.is_subset(&ids_in(&longer.interpretation)));
     }
@@ -136,7 +136,7 @@ const PINNED: [usize; 12] = [0, 1, 2, 2, 0, 0, 1, 0, 1, 1, 2, 1];
 fn contexts_survive_the_disk() {
     let folder = tempfile::tempdir().unwrap();
     let texts: Vec<String> = (0..60).map(|i| format!("document number {i}")).collect();
-    let corpus = build(&write(&folder, &texts), &config(5), EOS, &encode).unwrap();
+    let corpus = build(&[&write(&folder, &texts)], &config(5), EOS, &encode).unwrap();
     let path = folder.path().join("train.safetensors");
     corpus.train.save(&path).unwrap();
     assert_eq!(Contexts::load(&path).unwrap(), corpus.train);
@@ -155,20 +155,20 @@ fn contexts_survive_the_disk() {
 fn too_little_text_and_bad_settings_say_so() {
     let folder = tempfile::tempdir().unwrap();
     let path = write(&folder, &["one".into()]);
-    let error = build(&path, &config(4), EOS, &encode).unwrap_err();
+    let error = build(&[&path], &config(4), EOS, &encode).unwrap_err();
     assert!(matches!(error, CorpusError::Short { .. }), "{error}");
     // A split without a share may be empty.
     let splits = SplitFractions { held_out: 0.0, interpretation: 0.0 };
-    let corpus = build(&path, &CorpusConfig { splits, ..config(4) }, EOS, &encode).unwrap();
+    let corpus = build(&[&path], &CorpusConfig { splits, ..config(4) }, EOS, &encode).unwrap();
     assert_eq!((corpus.train.tokens.dim(), corpus.held_out.tokens.dim()), ((1, 4), (0, 4)));
-    let error = build(&path, &CorpusConfig { splits, ..config(5) }, EOS, &encode).unwrap_err().to_string();
+    let error = build(&[&path], &CorpusConfig { splits, ..config(5) }, EOS, &encode).unwrap_err().to_string();
     assert!(error.contains("train split got 4 tokens from 1 documents"), "{error}");
     fs::write(&path, "\n").unwrap();
-    assert!(matches!(build(&path, &config(4), EOS, &encode), Err(CorpusError::Empty { .. })));
+    assert!(matches!(build(&[&path], &config(4), EOS, &encode), Err(CorpusError::Empty { .. })));
 
     let refuse = |_: &str| -> Result<Vec<u32>, EncodeError> { Err("no such word".into()) };
     let path = write(&folder, &["one".into()]);
-    let error = build(&path, &config(4), EOS, &refuse).unwrap_err().to_string();
+    let error = build(&[&path], &config(4), EOS, &refuse).unwrap_err().to_string();
     assert!(error.contains("text.jsonl:1") && error.contains("no such word"), "{error}");
 
     for (bad, key) in [
@@ -250,7 +250,7 @@ fn bad_token_ids_are_named_with_row_and_column() {
     let error = from_token_ids(&path, &config(4), None).unwrap_err().to_string();
     assert!(error.contains("F32") && error.contains("I64"), "{error}");
     let other = folder.path().join("other.safetensors");
-    build(&write(&folder, &vec!["some words".into(); 60]), &config(4), EOS, &encode)
+    build(&[&write(&folder, &vec!["some words".into(); 60])], &config(4), EOS, &encode)
         .unwrap()
         .train
         .save(&other)
@@ -267,12 +267,12 @@ fn a_seeded_order_samples_a_folder_and_is_the_same_every_time() {
     }
     let splits = SplitFractions { held_out: 0.0, interpretation: 0.0 };
     let config = CorpusConfig { max_tokens: Some(110), file_order: FileOrder::Seeded, splits, ..config(11) };
-    let first = build(folder.path(), &config, EOS, &encode).unwrap();
-    assert_eq!(first, build(folder.path(), &config, EOS, &encode).unwrap());
+    let first = build(&[folder.path()], &config, EOS, &encode).unwrap();
+    assert_eq!(first, build(&[folder.path()], &config, EOS, &encode).unwrap());
     let letters: BTreeSet<u32> = first.train.tokens.iter().copied().filter(|t| *t != EOS).collect();
     assert_eq!(letters.len(), 10);
     assert!(letters.iter().any(|letter| *letter >= u32::from(b'A' + 20)), "{letters:?}");
     let sorted = CorpusConfig { file_order: FileOrder::Sorted, ..config };
-    let sorted = build(folder.path(), &sorted, EOS, &encode).unwrap();
+    let sorted = build(&[folder.path()], &sorted, EOS, &encode).unwrap();
     assert!(sorted.train.tokens.iter().all(|t| *t == EOS || *t < u32::from(b'A' + 10)));
 }

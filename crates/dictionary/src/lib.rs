@@ -21,16 +21,19 @@
 //!
 //! Conventions: a latent is a **row** of `w_enc` and of `w_dec`; activations are rows; sums are accumulated in `f64`.
 
+mod auroc;
 mod codes;
 mod linear;
 mod metrics;
+mod orient;
 mod product;
 mod storage;
 
+pub use auroc::{Ranking, auroc};
 pub use codes::Codes;
 pub use linear::{Activation, LinearDictionary};
 pub use metrics::{ALIVE_MORE_THAN, Estimate, Evaluation, Evaluator, column_mean, mmcs};
-pub use storage::DictionaryError;
+pub use storage::{DictionaryError, metadata};
 
 use ndarray::{Array2, ArrayView2};
 

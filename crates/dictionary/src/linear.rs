@@ -127,6 +127,21 @@ impl LinearDictionary {
         }
     }
 
+    /// The latents named, in that order.
+    ///
+    /// # Panics
+    /// If there is no such latent.
+    #[must_use]
+    pub fn select(&self, latents: &[usize]) -> Self {
+        Self {
+            w_enc: self.w_enc.select(Axis(0), latents),
+            b_enc: self.b_enc.select(Axis(0), latents),
+            w_dec: self.w_dec.select(Axis(0), latents),
+            b_dec: self.b_dec.clone(),
+            activation: self.activation,
+        }
+    }
+
     fn activate(&self, pre: &[f32], row: &mut Vec<(u32, f32)>) {
         row.clear();
         let biased = (0u32..).zip(pre.iter().zip(&self.b_enc).map(|(pre, bias)| pre + bias));

@@ -46,9 +46,30 @@ struct Config {
     d_in: usize,
     n_latents: usize,
     activation: Activation,
-    /// Where the dictionary comes from: free text for people, never read by the code.
+    /// Where the dictionary comes from, for people; see [`metadata`].
     #[serde(default)]
     metadata: serde_json::Value,
+}
+
+/// What a dictionary's `dictionary.json` says of where it comes from: free-form, `null` where nothing was said.
+///
+/// # Errors
+/// If the file is missing or is not of the format that [`LinearDictionary::save`] writes.
+pub fn metadata(folder: &Path) -> Result<serde_json::Value, DictionaryError> {
+    Ok(config(folder)?.metadata)
+}
+
+fn config(folder: &Path) -> Result<Config, DictionaryError> {
+    let path = folder.join(CONFIG);
+    let config: Config = serde_json::from_slice(&read(&path)?).map_err(|e| DictionaryError::Invalid {
+        path: path.clone(),
+        problem: format!("not a dictionary's settings: {e}"),
+    })?;
+    if config.format != FORMAT {
+        let problem = format!("format {:?}, expected {FORMAT:?}", config.format);
+        return Err(DictionaryError::Invalid { path, problem });
+    }
+    Ok(config)
 }
 
 impl LinearDictionary {
@@ -105,15 +126,7 @@ impl LinearDictionary {
     /// # Errors
     /// If a file is missing, truncated, of another shape than `dictionary.json` says, or holds a value that is not finite.
     pub fn load(folder: &Path) -> Result<Self, DictionaryError> {
-        let path = folder.join(CONFIG);
-        let config: Config = serde_json::from_slice(&read(&path)?).map_err(|e| DictionaryError::Invalid {
-            path: path.clone(),
-            problem: format!("not a dictionary's settings: {e}"),
-        })?;
-        if config.format != FORMAT {
-            let problem = format!("format {:?}, expected {FORMAT:?}", config.format);
-            return Err(DictionaryError::Invalid { path, problem });
-        }
+        let config = config(folder)?;
         let path = folder.join(WEIGHTS);
         let bytes = read(&path)?;
         let tensors = SafeTensors::deserialize(&bytes).map_err(|e| DictionaryError::Invalid {

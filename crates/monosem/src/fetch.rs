@@ -4,29 +4,35 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use anyhow::Result;
-use monosem_assets::{Assets, ModelSource, Progress, TextSource};
+use monosem_assets::{Assets, Progress};
 use monosem_graph::Ctx;
 use monosem_lm::{LanguageModel, LoadOptions};
 
+use crate::model::Model;
+use crate::text::{Text, Texts};
+
 /// The local files of a model. They were fetched by an earlier node; should they have gone since, they are fetched again.
-pub(crate) fn model(assets: &Assets, source: &ModelSource, ctx: &Ctx<'_>) -> Result<PathBuf> {
-    assets.model(source, &mut |_| going_on(ctx)).or_else(|error| {
+pub(crate) fn model(assets: &Assets, model: &Model, ctx: &Ctx<'_>) -> Result<PathBuf> {
+    model.obtain(assets, &mut |progress| tell(&progress, ctx)).or_else(|error| {
         ctx.check()?;
-        Err(error.into())
+        Err(error)
     })
 }
 
-/// The local files of a text, in the same way.
-pub(crate) fn text(assets: &Assets, source: &TextSource, ctx: &Ctx<'_>) -> Result<PathBuf> {
-    assets.text(source, &mut |_| going_on(ctx)).or_else(|error| {
-        ctx.check()?;
-        Err(error.into())
-    })
+/// The local files of the texts, in the same way.
+pub(crate) fn texts(assets: &Assets, texts: &Texts, ctx: &Ctx<'_>) -> Result<Vec<PathBuf>> {
+    let obtain = |text: &Text| {
+        text.obtain(assets, &mut |progress| tell(&progress, ctx)).or_else(|error| {
+            ctx.check()?;
+            Err(error)
+        })
+    };
+    texts.0.iter().map(obtain).collect()
 }
 
 /// Loads a model for a node.
-pub(crate) fn load(assets: &Assets, source: &ModelSource, centred: bool, ctx: &Ctx<'_>) -> Result<LanguageModel> {
-    let path = model(assets, source, ctx)?;
+pub(crate) fn load(assets: &Assets, model: &Model, centred: bool, ctx: &Ctx<'_>) -> Result<LanguageModel> {
+    let path = self::model(assets, model, ctx)?;
     Ok(LanguageModel::load(&path, &LoadOptions { center_writing_weights: centred })?)
 }
 

@@ -5,12 +5,16 @@
 
 pub mod cli;
 mod commands;
+mod causal;
 mod console;
 mod evaluation;
 pub mod exit;
 mod fetch;
+mod interpretation;
 mod interrupt;
+pub mod model;
 pub mod nodes;
 pub mod profile;
 mod sources;
 mod splicing;
+pub mod text;

@@ -3,7 +3,9 @@
 
 use std::path::Path;
 
-use monosem_report::{NodeInfo, Provenance, ResultRow, render, write_results};
+use monosem_report::{
+    FeatureExample, Fragment, NodeInfo, Provenance, ResultRow, render, write_features, write_results,
+};
 
 const HOOKS: [&str; 2] = ["blocks.9.hook_resid_post", "blocks.17.hook_resid_post"];
 const ALPHAS: [f64; 5] = [1e-4, 3e-4, 8.577e-4, 2e-3, 5e-3];
@@ -35,6 +37,9 @@ impl Rows {
             "l0" | "dead_latents" | "alive_latents" | "n_latents" => "latents",
             "mmcs" => "cosine",
             "ce_loss" => "nats/token",
+            "kl" => "nats",
+            "logit_diff" => "nats",
+            "scored_features" | "unscored_features" | "patched_features" | "features_for_half_kl" => "features",
             _ => "",
         };
         self.0.push(ResultRow {
@@ -174,6 +179,159 @@ fn planted(rows: &mut Rows) {
     }
 }
 
+/// (method, setting, score with a short explanation, features that halve the KL).
+const DICTIONARIES: [(&str, &str, f64, f64); 9] = [
+    ("sae-tied", "ratio=2,alpha=0.002", 0.31, 60.0),
+    ("sae-tied", "ratio=4,alpha=0.002", 0.36, 34.0),
+    ("sae-topk", "ratio=4,k=32", 0.33, 41.0),
+    ("pca", "", 0.22, 260.0),
+    ("pca-oriented", "", 0.26, 240.0),
+    ("ica", "", 0.28, 170.0),
+    ("ica-oriented", "", 0.39, 150.0),
+    ("identity-relu", "", 0.19, 330.0),
+    ("random", "", 0.2, 420.0),
+];
+
+fn joined(parts: &[&str]) -> String {
+    parts.iter().filter(|p| !p.is_empty()).copied().collect::<Vec<_>>().join(",")
+}
+
+fn interpretability(rows: &mut Rows) {
+    for (h, hook) in HOOKS.iter().enumerate() {
+        for (i, (method, setting, score, _)) in DICTIONARIES.iter().enumerate() {
+            let score = score * (1.0 - 0.15 * h as f64);
+            for patterns in [1.0, 3.0, 5.0, 10.0, 30.0f64] {
+                let s = joined(&[setting, &format!("patterns={patterns}")]);
+                let gain = score * (1.0 + 0.28 * (patterns / 5.0).ln());
+                rows.add("interp", method, hook, &s, "interp_score", gain, 0.03, 140);
+                rows.add("interp", method, hook, &s, "interp_score_top", 1.1 * gain, 0.03, 140);
+                rows.add("interp", method, hook, &s, "interp_score_random", 0.6 * gain, 0.03, 140);
+                rows.add("interp", method, hook, &s, "interp_score_all", 0.93 * gain, 0.03, 150);
+                rows.add("interp", method, hook, &s, "scored_features", 140.0, 0.0, 150);
+                rows.add("interp", method, hook, &s, "unscored_features", 10.0, 0.0, 150);
+            }
+            for bits in [32.0, 64.0, 128.0, 256.0, 512.0f64] {
+                let s = joined(&[setting, &format!("bits={bits}")]);
+                let gain = score * (1.0 + 0.2 * (bits / 100.0).ln());
+                rows.add("interp", method, hook, &s, "interp_score", gain, 0.03, 140);
+            }
+            let headline = joined(&[setting, "patterns=5"]);
+            for (metric, value) in [("skew_correlation", 0.19), ("kurtosis_correlation", 0.15)] {
+                rows.add("interp", method, hook, &headline, metric, value + 0.1 * wobble(i), 0.16, 140);
+            }
+            for (control, value) in [("shuffled", 0.02 * wobble(i)), ("random-weights", 0.14 + 0.06 * wobble(i + 3))] {
+                let s = joined(&[setting, &format!("patterns=5,control={control}")]);
+                rows.add("interp", method, hook, &s, "interp_score", value, 0.02, 140);
+            }
+        }
+    }
+}
+
+fn indirect_objects(rows: &mut Rows) {
+    rows.add("ioi", "model", "", "prompts=report", "ioi_accuracy", 0.98, 0.02, 50);
+    rows.add("ioi", "model", "", "prompts=report", "logit_diff", 4.1, 0.3, 50);
+    for (method, setting, _, half) in DICTIONARIES.iter().filter(|d| d.0 != "pca-oriented") {
+        for prompts in ["choose", "report"] {
+            let measured = format!("prompts={prompts},seed=0");
+            for step in 0..=40 {
+                let (threshold, count) = match step {
+                    0 => ("all".to_owned(), 2000.0),
+                    40 => ("none".to_owned(), 0.0),
+                    i => (format!("{:.3e}", 10f64.powf(f64::from(i) / 8.0 - 5.0)), (2000.0 * 0.82f64.powi(i)).round()),
+                };
+                let s = joined(&[setting, &measured, &format!("threshold={threshold}")]);
+                let kl = 0.25 + 2.9 / (1.0 + (count / half).powf(0.9));
+                rows.add("ioi", method, HOOKS[1], &s, "patched_features", count, 0.0, 50);
+                rows.add("ioi", method, HOOKS[1], &s, "kl", kl, 0.12 * kl, 50);
+                rows.add("ioi", method, HOOKS[1], &s, "logit_diff", 3.0 - 2.0 * kl, 0.4, 50);
+                rows.add("ioi", method, HOOKS[1], &s, "edit_norm", (count * half).sqrt() / 60.0, 0.05, 50);
+            }
+            let s = joined(&[setting, &measured]);
+            rows.add("ioi", method, HOOKS[1], &s, "features_for_half_kl", *half, 0.2 * half, 50);
+            rows.add("ioi", method, HOOKS[1], &s, "kl_auc", 0.3 + half / 1000.0, 0.02, 50);
+        }
+    }
+}
+
+fn properties(rows: &mut Rows) {
+    for (i, property) in ["inside_quote", "after_name", "indirect_object_slot", "plural_subject"].iter().enumerate() {
+        for (j, (method, setting, score, _)) in DICTIONARIES.iter().enumerate() {
+            let s = joined(&[setting, &format!("property={property}")]);
+            let auroc = (0.55 + score + 0.2 * wobble(10 * i + j)).min(0.998);
+            rows.add("properties", method, HOOKS[0], &s, "best_auroc", auroc, 0.01, 4000);
+            rows.add("properties", method, HOOKS[0], &s, "f1", 0.9 * auroc - 0.2, 0.03, 4000);
+        }
+    }
+}
+
+/// Text that the invented features are active on.
+const STORY: [&str; 4] = [
+    "\n\nThe captain said that the harbour would be closed until Mary came back from the village, and nobody asked her why.",
+    "When John and Mary went to the shop, John gave a drink to Mary. \u{201C}That is all,\u{201D} he said,  and left the keys.",
+    "for (i = 0; i < n; i++) {\n\ttotal += price[i] * 1.19; // <b>not</b> rounded\n}\nThat line said nothing that matters here.",
+    "It has been said that the council, after a long debate that lasted until midnight, had voted against the plan.",
+];
+
+fn features() -> Vec<FeatureExample> {
+    let mut all = Vec::new();
+    for (i, (method, setting, score, _)) in DICTIONARIES.iter().enumerate() {
+        for (h, hook) in HOOKS.iter().enumerate() {
+            for feature in 0..12 {
+                let dense = !method.starts_with("sae");
+                let fragments =
+                    (0..6).map(|f| fragment(if f < 3 { "top" } else { "random" }, f + feature, dense)).collect();
+                let noise = wobble(100 * i + 10 * feature + h);
+                let mut example = FeatureExample {
+                    experiment: "interp".into(),
+                    method: (*method).into(),
+                    hook: (*hook).into(),
+                    setting: (*setting).into(),
+                    feature: feature * 7,
+                    explanation: "fires on \" that\" (7/10), after \" said\" (5/10), on capitalised words (2/10); otherwise about 0.1/10".into(),
+                    score: (feature != 3).then_some(score + 0.5 * noise),
+                    skew: Some(9.0 + 10.0 * noise),
+                    kurtosis: Some(10f64.powf(if dense { 0.8 } else { 2.2 } + noise)),
+                    note: String::new(),
+                    fragments,
+                };
+                all.push(example.clone());
+                if h == 1 && feature < 4 {
+                    example.experiment = "ioi".into();
+                    example.note = "acts at S2, END; edit 0.8".into();
+                    all.push(example);
+                }
+            }
+        }
+    }
+    all
+}
+
+/// A fragment with activations on two words, and a little of everything where `dense`.
+fn fragment(kind: &str, seed: usize, dense: bool) -> Fragment {
+    let text = STORY[seed % STORY.len()];
+    let mut tokens: Vec<String> = Vec::new();
+    for c in text.chars() {
+        match tokens.last_mut() {
+            Some(last) if c.is_alphanumeric() && last.ends_with(|l: char| l.is_alphanumeric() || l == ' ') => {
+                last.push(c);
+            }
+            _ => tokens.push(c.to_string()),
+        }
+    }
+    let of = |token: &str| match token.trim() {
+        "that" | "That" => 6.5,
+        "said" => 3.0,
+        _ => 0.0,
+    };
+    let activation = |(i, t): (usize, &String)| {
+        let noise = if dense { 2.5 * (wobble(i + 17 * seed) + 0.1).max(0.0) } else { 0.0 };
+        (of(t) * (0.8 + 0.4 * wobble(i + seed)) + noise) as f32
+    };
+    let activations = tokens.iter().enumerate().map(activation).collect();
+    let predicted = tokens.iter().map(|t| 0.7 * of(t) as f32).collect();
+    Fragment { kind: kind.into(), tokens, activations, predicted }
+}
+
 fn provenance() -> Provenance {
     let node = |name: &str, seconds: f64, cached: bool, sources: &[&str], experiments: &[&str]| NodeInfo {
         name: name.into(),
@@ -196,6 +354,8 @@ fn provenance() -> Provenance {
             node("train-blocks.17", 401.7, false, &["capture"], &["training"]),
             node("decompose", 96.3, false, &["capture"], &[]),
             node("evaluate", 74.0, false, &["train-blocks.9", "train-blocks.17", "decompose"], &["dictionary", "splice"]),
+            node("interpret", 120.5, false, &["evaluate"], &["interp"]),
+            node("ioi", 340.0, false, &["evaluate"], &["ioi"]),
             node("planted", 55.5, false, &[], &["planted"]),
             node("report", 0.4, false, &["results.json"], &[]),
         ],
@@ -214,10 +374,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut rows = Rows(Vec::new());
     language_model(&mut rows);
     planted(&mut rows);
+    interpretability(&mut rows);
+    indirect_objects(&mut rows);
+    properties(&mut rows);
     rows.add("tomorrow", "sae-tied", HOOKS[0], "ratio=2", "novelty", 0.42, 0.05, 50);
-    let rendered = render(&rows.0, &provenance())?;
+    let rendered = render(&rows.0, &features(), &provenance())?;
     rendered.write(Path::new(&folder))?;
     write_results(&Path::new(&folder).join("results.json"), &rows.0)?;
+    write_features(&Path::new(&folder).join("features.json"), &features())?;
     println!("{} figures, {} KiB of HTML", rendered.figures.len(), rendered.html.len() / 1024);
     Ok(())
 }

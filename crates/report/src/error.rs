@@ -21,6 +21,22 @@ pub enum ReportError {
         /// What the parser said, with line and column.
         source: serde_json::Error,
     },
+    /// A features file is not a JSON array of features.
+    #[error("{}: not a features file (an array of {{experiment, method, hook, setting, feature, explanation, score, skew, kurtosis, note, fragments}}): {source}", path.display())]
+    FeatureJson {
+        /// The file.
+        path: PathBuf,
+        /// What the parser said, with line and column.
+        source: serde_json::Error,
+    },
+    /// A feature holds a number that is not finite, or a fragment whose lists differ in length.
+    #[error("feature {feature}: {reason}")]
+    Feature {
+        /// The feature: experiment, method, hook, setting and index.
+        feature: String,
+        /// What is wrong, and what was expected.
+        reason: String,
+    },
     /// A row holds a number that is not finite, which JSON cannot hold and no figure can show.
     #[error("result row {row}: {field} is {value}, expected a finite number")]
     NonFinite {

@@ -3,6 +3,7 @@
 mod chart;
 mod error;
 mod escape;
+mod feature;
 mod number;
 mod page;
 mod palette;
@@ -12,6 +13,7 @@ mod sections;
 mod table;
 
 pub use error::ReportError;
+pub use feature::{FeatureExample, Fragment, read_features, write_features};
 pub use page::{Figure, Rendered, render};
 pub use provenance::{NodeInfo, Provenance};
 pub use row::{ResultRow, read_results, write_results};

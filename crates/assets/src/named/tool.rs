@@ -43,6 +43,7 @@ fn arguments(kind: ToolKind) -> &'static [&'static str] {
         // A wheel runs nothing when it is downloaded; a source package might.
         ToolKind::Pip => &["-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--dest", "."],
         ToolKind::Npm => &["pack", "--ignore-scripts"],
+        ToolKind::Debian => &[],
     }
 }
 

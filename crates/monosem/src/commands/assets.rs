@@ -1,9 +1,11 @@
 //! `monosem assets`.
 
 use anyhow::{Context as _, Result};
-use monosem_assets::{Assets, ModelSource, TextSource};
+use monosem_assets::Assets;
 
 use super::Bar;
+use crate::model::Model;
+use crate::text::Text;
 use crate::{exit, interrupt};
 
 /// Fetches each name and prints where it is. A name is a model's or a text's; the error for one that is neither lists both.
@@ -12,9 +14,9 @@ pub(crate) fn fetch(names: &[String]) -> Result<u8> {
     let assets = Assets::from_env()?;
     for name in names {
         let mut bar = Bar::new(name);
-        let path = match (name.parse::<ModelSource>(), name.parse::<TextSource>()) {
-            (Ok(model), _) => assets.model(&model, &mut |progress| bar.fetch(&progress))?,
-            (_, Ok(text)) => assets.text(&text, &mut |progress| bar.fetch(&progress))?,
+        let path = match (name.parse::<Model>(), name.parse::<Text>()) {
+            (Ok(model), _) => model.obtain(&assets, &mut |progress| bar.fetch(&progress))?,
+            (_, Ok(text)) => text.obtain(&assets, &mut |progress| bar.fetch(&progress))?,
             (Err(model), Err(text)) => return Err(text).with_context(|| model.to_string()),
         };
         drop(bar);

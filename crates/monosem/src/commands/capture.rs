@@ -1,6 +1,8 @@
 //! `monosem capture` and `monosem import`.
 
-use anyhow::{Context as _, Result};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, ensure};
 use monosem_activations::{CaptureConfig, Manifest, SourceInfo};
 use monosem_assets::Assets;
 use monosem_corpus::{Contexts, CorpusConfig, FileOrder, SplitFractions};
@@ -9,6 +11,7 @@ use monosem_lm::{LanguageModel, LoadOptions, Tokenizer};
 
 use super::Bar;
 use crate::cli;
+use crate::text::{Text, Texts};
 use crate::{exit, interrupt};
 
 /// Rows in one file of the store.
@@ -18,7 +21,7 @@ const ROWS_PER_SHARD: usize = 65_536;
 pub(crate) fn capture(args: cli::Capture) -> Result<u8> {
     interrupt::listen()?;
     let assets = Assets::from_env()?;
-    let files = assets.model(&args.model, &mut |progress| Bar::new("model").fetch(&progress))?;
+    let files = args.model.obtain(&assets, &mut |progress| Bar::new("model").fetch(&progress))?;
     let model = LanguageModel::load(&files, &LoadOptions { center_writing_weights: args.centered })?;
     // Token ids need no tokenizer, and a model folder need not have one.
     let tokenizer = match args.tokens_from.ids {
@@ -68,12 +71,15 @@ pub(crate) fn contexts(
         let corpus = monosem_corpus::from_token_ids(ids, config, Some(d_vocab))?;
         return Ok((corpus.train, ids.display().to_string()));
     }
-    let text = from.text.as_ref().context("neither --text nor --ids was given")?;
     let tokenizer = tokenizer.context("text needs a tokenizer")?;
-    let path = assets.text(text, &mut |progress| Bar::new("text").fetch(&progress))?;
+    ensure!(!from.text.is_empty(), "neither --text nor --ids was given");
+    let texts = Texts(from.text.clone());
+    let obtain = |text: &Text| text.obtain(assets, &mut |progress| Bar::new("text").fetch(&progress));
+    let paths = texts.0.iter().map(obtain).collect::<Result<Vec<_>>>()?;
+    let paths: Vec<&Path> = paths.iter().map(PathBuf::as_path).collect();
     let eos = tokenizer.eos().context("the tokenizer names no end-of-text token, which separates documents")?;
-    let corpus = monosem_corpus::build(&path, config, eos, &|text| Ok(tokenizer.encode(text)?))?;
-    Ok((corpus.train, text.to_string()))
+    let corpus = monosem_corpus::build(&paths, config, eos, &|text| Ok(tokenizer.encode(text)?))?;
+    Ok((corpus.train, texts.to_string()))
 }
 
 /// Takes activations made elsewhere into a store.

@@ -64,9 +64,9 @@ fn splice(
     norm_limit: f32,
     dictionary: &LinearDictionary,
 ) -> Result<Vec<ResultRow>> {
-    let (Some(model), Some(_)) = (&args.model, &args.text) else { return Ok(Vec::new()) };
+    let (Some(model), false) = (&args.model, args.text.is_empty()) else { return Ok(Vec::new()) };
     let assets = Assets::from_env()?;
-    let files = assets.model(model, &mut |progress| Bar::new("model").fetch(&progress))?;
+    let files = model.obtain(&assets, &mut |progress| Bar::new("model").fetch(&progress))?;
     let model = LanguageModel::load(&files, &LoadOptions::default())?;
     let tokenizer = Tokenizer::load(&files)?;
     let manifest = store.manifest();

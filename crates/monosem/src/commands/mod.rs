@@ -4,6 +4,8 @@ pub(crate) mod assets;
 pub(crate) mod capture;
 pub(crate) mod eval;
 pub(crate) mod graph;
+pub(crate) mod interp;
+pub(crate) mod patch;
 pub(crate) mod reproduce;
 pub(crate) mod train;
 

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use monosem_assets::Assets;
 use monosem_graph::{Graph, NodeRecord, RunOptions, Store, Summary};
-use monosem_report::{NodeInfo, Provenance, ResultRow, read_results, render, write_results};
+use monosem_report::{
+    FeatureExample, NodeInfo, Provenance, ResultRow, read_features, read_results, render, write_features, write_results,
+};
 
 use super::graph::{of, print_plan};
 use crate::cli::{HowArgs, NodeArgs, Reproduce, RunArgs};
@@ -107,6 +109,7 @@ fn conclude(summary: &Summary, page: &Path) -> u8 {
 fn write_report(graph: &Graph<'_>, store: &Store, loaded: &Loaded, root: &Path, hits: &[String]) -> Result<PathBuf> {
     let mut rows: Vec<ResultRow> = Vec::new();
     let mut infos = Vec::new();
+    let mut features: Vec<FeatureExample> = Vec::new();
     let mut missing = Vec::new();
     for (name, _) in graph.edges() {
         let Some(folder) = graph.node_dir(store, name) else {
@@ -116,6 +119,10 @@ fn write_report(graph: &Graph<'_>, store: &Store, loaded: &Loaded, root: &Path, 
         let record = NodeRecord::read(&folder)?;
         let file = folder.join(nodes::ROWS);
         let own = if file.is_file() { read_results(&file)? } else { Vec::new() };
+        let file = folder.join(nodes::FEATURES);
+        if file.is_file() {
+            features.extend(read_features(&file)?);
+        }
         let mut experiments: Vec<String> = own.iter().map(|row| row.experiment.clone()).collect();
         experiments.sort_unstable();
         experiments.dedup();
@@ -151,10 +158,11 @@ fn write_report(graph: &Graph<'_>, store: &Store, loaded: &Loaded, root: &Path, 
     };
     let results = root.join(RESULTS);
     write_results(&results, &rows)?;
+    write_features(&root.join(nodes::FEATURES), &features)?;
     let run = root.join(RUN);
     let text = serde_json::to_string_pretty(&provenance)? + "\n";
     std::fs::write(&run, text).with_context(|| format!("cannot write {}", run.display()))?;
     // From the file, not from memory: the page shows what the file holds.
-    render(&read_results(&results)?, &provenance)?.write(root)?;
+    render(&read_results(&results)?, &features, &provenance)?.write(root)?;
     Ok(root.join("report.html"))
 }

@@ -19,6 +19,9 @@ pub(super) const SIGNED: &str = "signed";
 /// Every component and its opposite under top-k; whoever reads it sets k.
 pub(super) const TOP_K: &str = "top-k";
 
+/// Principal components and their opposites, centred, under ReLU.
+pub(super) const NON_NEGATIVE: &str = "non-negative";
+
 const CHUNK: usize = 8192;
 
 pub(super) fn pca_name(hook: HookPoint) -> String {
@@ -62,6 +65,7 @@ fn pca(language: &Language, hook: HookPoint, ctx: &Ctx<'_>) -> Result<()> {
     }
     let pca = Pca::from_moments(&moments)?;
     save(ctx, hook, "pca", &pca.rotation(), &pca.top_k(1))?;
+    pca.non_negative().save(&ctx.out().join(NON_NEGATIVE), json!({ "method": "pca-non-negative", "hook": hook }))?;
     write_json(&ctx.out().join("pca.json"), &json!({ "explained_variance": pca.explained_variance.to_vec() }))
 }
 

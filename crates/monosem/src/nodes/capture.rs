@@ -1,4 +1,4 @@
-//! `capture-train` and `capture-held-out`: activations at every hook point of the profile, in one pass each.
+//! `capture-train` and its like: activations at every hook point of the profile, in one pass over each split of the text.
 
 use std::fs;
 use std::ops::ControlFlow;
@@ -10,6 +10,7 @@ use monosem_assets::Assets;
 use monosem_corpus::Contexts;
 use monosem_graph::{Ctx, Node};
 use monosem_lm::Tokenizer;
+use ndarray::s;
 use serde_json::json;
 
 use super::{corpus, model_inputs, model_params, node};
@@ -18,36 +19,78 @@ use crate::profile::Language;
 
 pub(super) const TRAIN: &str = "capture-train";
 pub(super) const HELD_OUT: &str = "capture-held-out";
+pub(super) const INTERPRETATION: &str = "capture-interpretation";
+pub(super) const RANDOM_TRAIN: &str = "capture-random-train";
+pub(super) const RANDOM_INTERPRETATION: &str = "capture-random-interpretation";
 
 /// The store inside the node's folder.
 pub(super) const STORE: &str = "store";
 
-pub(super) fn nodes<'a>(language: &'a Language, assets: &'a Assets) -> Vec<Node<'a>> {
-    let tokens = language.corpus.max_tokens as f64;
-    let held_out = language.corpus.held_out;
-    let splits = [(TRAIN, "train", 1.0 - held_out - language.corpus.interpretation), (HELD_OUT, "held_out", held_out)];
-    let of_split = |(name, split, share): (&str, &'static str, f64)| {
-        let params = json!({
-            "model": model_params(&language.model, language.center_writing_weights),
-            "capture": language.capture,
-            "split": split,
-        });
-        let code = ["activations", "lm", "assets", "monosem/nodes/capture"];
-        let mut node =
-            node(name.into(), vec![corpus::NAME.into()], params, &code, tokens * share / 1500.0, move |ctx| {
-                run(language, assets, split, ctx)
-            });
-        node.inputs = model_inputs(&language.model);
-        node
-    };
-    splits.map(of_split).into()
+/// One capture: a split of the text read by the model, or by the same model with weights drawn anew.
+struct Job {
+    name: &'static str,
+    split: &'static str,
+    /// Share of the text's tokens, for the estimate of time.
+    tokens: f64,
+    random: Option<Random>,
 }
 
-fn run(language: &Language, assets: &Assets, split: &str, ctx: &Ctx<'_>) -> Result<()> {
+/// Seed of the weights, and how many tokens to read at most.
+#[derive(Clone, Copy)]
+struct Random {
+    seed: u64,
+    tokens: usize,
+}
+
+pub(super) fn nodes<'a>(language: &'a Language, assets: &'a Assets) -> Vec<Node<'a>> {
+    let tokens = language.corpus.max_tokens as f64;
+    let (held_out, interpretation) = (language.corpus.held_out, language.corpus.interpretation);
+    let job = |name, split, share: f64| Job { name, split, tokens: tokens * share, random: None };
+    let mut jobs = vec![job(TRAIN, "train", 1.0 - held_out - interpretation), job(HELD_OUT, "held_out", held_out)];
+    if let Some(interp) = &language.interp {
+        jobs.push(job(INTERPRETATION, "interpretation", interpretation));
+        if let Some(random) = &interp.random_model {
+            let limits = [(RANDOM_TRAIN, "train", random.tokens), (RANDOM_INTERPRETATION, "interpretation", usize::MAX)];
+            jobs.extend(limits.map(|(name, split, limit)| Job {
+                name,
+                split,
+                tokens: (tokens * interpretation).min(limit as f64),
+                random: Some(Random { seed: random.seed, tokens: limit }),
+            }));
+        }
+    }
+    jobs.into_iter().map(|job| of_job(language, assets, job)).collect()
+}
+
+fn of_job<'a>(language: &'a Language, assets: &'a Assets, job: Job) -> Node<'a> {
+    let mut params = json!({
+        "model": model_params(&language.model, language.center_writing_weights),
+        "capture": language.capture,
+        "split": job.split,
+    });
+    if let Some(random) = job.random {
+        params["random_weights"] = json!({ "seed": random.seed, "tokens": random.tokens });
+    }
+    let code = ["activations", "lm", "assets", "monosem/nodes/capture"];
+    let weight = job.tokens / 1500.0;
+    let inputs = model_inputs(&language.model);
+    let deps = vec![corpus::NAME.into()];
+    let mut node = node(job.name.into(), deps, params, &code, weight, move |ctx| run(language, assets, &job, ctx));
+    node.inputs = inputs;
+    node
+}
+
+fn run(language: &Language, assets: &Assets, job: &Job, ctx: &Ctx<'_>) -> Result<()> {
     let files = fetch::model(assets, &language.model, ctx)?;
-    let model = fetch::load(assets, &language.model, language.center_writing_weights, ctx)?;
+    let mut model = fetch::load(assets, &language.model, language.center_writing_weights, ctx)?;
     let tokenizer = Tokenizer::load(&files)?;
-    let contexts = Contexts::load(&ctx.dep(corpus::NAME)?.join(format!("{split}.safetensors")))?;
+    let contexts = Contexts::load(&ctx.dep(corpus::NAME)?.join(format!("{}.safetensors", job.split)))?;
+    let mut n = contexts.tokens.nrows();
+    if let Some(random) = job.random {
+        model = model.randomized(random.seed);
+        n = n.min(random.tokens.div_ceil(contexts.tokens.ncols()));
+    }
+    let (tokens, documents) = (contexts.tokens.slice(s![..n, ..]), contexts.documents.slice(s![..n, ..]));
     let settings = &language.capture;
     let config = CaptureConfig {
         hooks: settings.hooks.clone(),
@@ -67,8 +110,7 @@ fn run(language: &Language, assets: &Assets, split: &str, ctx: &Ctx<'_>) -> Resu
         ctx.progress(done, total, "tokens");
         if ctx.cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
-    let captured =
-        capture(&model, contexts.tokens.view(), contexts.documents.view(), &config, &source, &partial, &mut progress);
+    let captured = capture(&model, tokens, documents, &config, &source, &partial, &mut progress);
     if captured.is_err() {
         ctx.check()?;
     }

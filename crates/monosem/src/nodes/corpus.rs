@@ -1,5 +1,7 @@
 //! `corpus`: the text as token contexts, split by document.
 
+use std::path::{Path, PathBuf};
+
 use anyhow::{Context as _, Result};
 use monosem_assets::Assets;
 use monosem_corpus::{CorpusConfig, FileOrder, SplitFractions};
@@ -15,7 +17,7 @@ pub(super) const NAME: &str = "corpus";
 
 pub(super) fn nodes<'a>(language: &'a Language, assets: &'a Assets) -> Vec<Node<'a>> {
     let params = json!({
-        "tokenizer": language.model.to_string(),
+        "tokenizer": language.model.identity(),
         "text": language.text.to_string(),
         "field": language.text_field,
         "corpus": language.corpus,
@@ -29,7 +31,7 @@ pub(super) fn nodes<'a>(language: &'a Language, assets: &'a Assets) -> Vec<Node<
 
 fn run(language: &Language, assets: &Assets, ctx: &Ctx<'_>) -> Result<()> {
     let model = fetch::model(assets, &language.model, ctx)?;
-    let text = fetch::text(assets, &language.text, ctx)?;
+    let texts = fetch::texts(assets, &language.text, ctx)?;
     let tokenizer = Tokenizer::load(&model)?;
     let eos = tokenizer.eos().context("the tokenizer names no end-of-text token, which separates documents")?;
     let settings = &language.corpus;
@@ -45,7 +47,8 @@ fn run(language: &Language, assets: &Assets, ctx: &Ctx<'_>) -> Result<()> {
         ctx.check()?;
         Ok(tokenizer.encode(text)?)
     };
-    let corpus = monosem_corpus::build(&text, &config, eos, &encode)?;
+    let paths: Vec<&Path> = texts.iter().map(PathBuf::as_path).collect();
+    let corpus = monosem_corpus::build(&paths, &config, eos, &encode)?;
     for (name, contexts) in
         [("train", &corpus.train), ("held_out", &corpus.held_out), ("interpretation", &corpus.interpretation)]
     {

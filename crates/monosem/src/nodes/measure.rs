@@ -115,7 +115,7 @@ fn label(method: &str, hook: HookPoint, setting: &str) -> Label {
     Label::new("dictionary", method, hook, setting)
 }
 
-fn random(language: &Language, d_in: usize, activation: Activation) -> LinearDictionary {
+pub(super) fn random(language: &Language, d_in: usize, activation: Activation) -> LinearDictionary {
     let n_latents = ((language.baselines.random_ratio * d_in as f64).round() as usize).max(1);
     LinearDictionary::random(n_latents, d_in, activation, language.baselines.seed)
 }

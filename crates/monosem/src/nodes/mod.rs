@@ -7,8 +7,11 @@ mod baselines;
 mod capture;
 mod corpus;
 mod fetch;
+mod interp;
+mod ioi;
 mod measure;
 mod planted;
+mod properties;
 mod sae;
 mod splice;
 
@@ -16,21 +19,26 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use monosem_assets::{Assets, ModelSource, TextSource};
+use monosem_assets::Assets;
 use monosem_dictionary::Estimate;
 use monosem_graph::{Ctx, Node};
 use monosem_hooks::HookPoint;
 use monosem_report::{ResultRow, write_results};
 use serde_json::json;
 
+use crate::model::Model;
 use crate::profile::{Language, Profile};
 use crate::sources;
+use crate::text::{Text, Texts};
 
 pub(crate) use sae::input_scale;
 pub(crate) use splice::of_losses;
 
 /// The file in which a node leaves its results.
 pub const ROWS: &str = "rows.json";
+
+/// The file in which a node leaves features to be looked at.
+pub const FEATURES: &str = "features.json";
 
 /// The graph of `profile`. Nodes fetch through `assets`.
 #[must_use]
@@ -54,6 +62,22 @@ fn of_language<'a>(language: &'a Language, assets: &'a Assets) -> Vec<Node<'a>> 
         nodes.extend(baselines::nodes(language, *hook));
         nodes.push(measure::node(language, *hook));
         nodes.push(splice::node(language, *hook, assets));
+    }
+    if let Some(interp) = &language.interp {
+        for hook in &language.capture.hooks {
+            nodes.extend(sae::random_node(language, interp, *hook));
+            nodes.push(interp::node(language, interp, *hook, assets));
+        }
+    }
+    if let Some(properties) = &language.properties {
+        for hook in &language.capture.hooks {
+            nodes.push(properties::node(language, properties, *hook, assets));
+        }
+    }
+    if let Some(ioi) = &language.ioi {
+        for hook in &ioi.hooks {
+            nodes.extend(ioi::nodes(language, ioi, *hook, assets));
+        }
     }
     nodes
 }
@@ -143,20 +167,14 @@ fn read_json(path: &Path) -> Result<serde_json::Value> {
 }
 
 /// What identifies a model in a key: its name, and its content where the name says nothing of that.
-fn model_params(source: &ModelSource, centred: bool) -> serde_json::Value {
-    json!({ "source": source.to_string(), "center_writing_weights": centred })
+fn model_params(model: &Model, centred: bool) -> serde_json::Value {
+    json!({ "source": model.identity(), "center_writing_weights": centred })
 }
 
-fn model_inputs(source: &ModelSource) -> Vec<std::path::PathBuf> {
-    match source {
-        ModelSource::Path(path) => vec![path.clone()],
-        _ => Vec::new(),
-    }
+fn model_inputs(model: &Model) -> Vec<std::path::PathBuf> {
+    model.path().map(Path::to_owned).into_iter().collect()
 }
 
-fn text_inputs(source: &TextSource) -> Vec<std::path::PathBuf> {
-    match source {
-        TextSource::Path(path) => vec![path.clone()],
-        _ => Vec::new(),
-    }
+fn text_inputs(texts: &Texts) -> Vec<std::path::PathBuf> {
+    texts.0.iter().filter_map(Text::path).map(Path::to_owned).collect()
 }

@@ -8,13 +8,13 @@ use monosem_dictionary::LinearDictionary;
 use monosem_graph::{Ctx, Node};
 use monosem_hooks::HookPoint;
 use monosem_report::ResultRow;
-use monosem_sae::{StepStats, TiedSae, TrainOutcome, train};
+use monosem_sae::{StepStats, TiedSae, TrainConfig, TrainOutcome, train};
 use ndarray::{Array2, ArrayViewMut2};
 use serde_json::json;
 
 use super::{Label, capture, node, sae_name, sae_setting, save_rows, write_json};
 use crate::evaluation::{Rows, evaluate};
-use crate::profile::Language;
+use crate::profile::{Interp, Language};
 
 /// The dictionary inside the node's folder.
 pub(super) const DICTIONARY: &str = "dictionary";
@@ -82,22 +82,11 @@ fn run(language: &Language, hook: HookPoint, ratio: f64, alpha: f32, ctx: &Ctx<'
         }
         if ctx.cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
-    let order = Batches::new(rows.len(), config.batch, config.seed);
-    let mut indices = vec![0; config.batch];
-    let mut batch = |step: u64, out: ArrayViewMut2<'_, f32>| {
-        order.batch_into(step, &mut indices);
-        rows.gather(&indices, out)
-    };
-    let scale = if language.sae.scale_inputs { input_scale(&rows)? } else { 1.0 };
-    let checkpoint = ctx.partial().join("checkpoint");
-    let outcome = train(&config, rows.width(), scale, &mut batch, Some(&checkpoint), CHECKPOINT_EVERY, &mut on_step)?;
+    let fitted = fit(&rows, &config, language.sae.scale_inputs, ctx, &mut on_step);
     if let Some(error) = failed {
         return Err(error.into());
     }
-    let TrainOutcome::Finished(sae) = outcome else {
-        ctx.check()?;
-        return Err(anyhow!("training stopped early although nothing asked it to"));
-    };
+    let (sae, scale) = fitted?;
     let metadata = json!({
         "method": "sae-tied", "hook": hook, "ratio": ratio, "train": config, "input_scale": scale,
         "model": language.model.to_string(), "text": language.text.to_string(),
@@ -108,6 +97,64 @@ fn run(language: &Language, hook: HookPoint, ratio: f64, alpha: f32, ctx: &Ctx<'
         &json!({ "input_scale": scale, "config": config, "rows": rows.len() }),
     )?;
     save_rows(ctx, &curve)
+}
+
+/// The control `sae-random-HOOK`: an autoencoder like one of the others, on the model with weights drawn anew.
+pub(super) fn random_node<'a>(language: &'a Language, interp: &'a Interp, hook: HookPoint) -> Option<Node<'a>> {
+    let random = interp.random_model.as_ref()?;
+    let config = TrainConfig { steps: random.steps, ..language.train_config(interp.ratio, interp.alpha, 1) };
+    let params = json!({
+        "hook": hook, "ratio": interp.ratio, "config": config, "max_norm": language.max_norm,
+        "scale_inputs": language.sae.scale_inputs,
+    });
+    let code = ["sae", "activations", "monosem/nodes/sae", "monosem/evaluation"];
+    let weight = config.steps as f64 * config.batch as f64 * interp.ratio / 160_000.0;
+    let deps = vec![capture::RANDOM_TRAIN.into()];
+    let node = node(random_name(hook), deps, params, &code, weight, move |ctx| {
+        let rows = rows(language, hook, capture::RANDOM_TRAIN, ctx)?;
+        let config = language.train_config(interp.ratio, interp.alpha, rows.width());
+        let config = TrainConfig { steps: random.steps, lr_decay_steps: config.lr_decay_steps.min(random.steps / 2), ..config };
+        let mut on_step = |step: u64, _: &StepStats, _: &TiedSae| {
+            ctx.progress(step, config.steps, "steps");
+            if ctx.cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        let (sae, scale) = fit(&rows, &config, language.sae.scale_inputs, ctx, &mut on_step)?;
+        let metadata = json!({
+            "method": "sae-tied", "hook": hook, "ratio": interp.ratio, "train": config, "input_scale": scale,
+            "model": format!("{} with weights drawn anew, seed {}", language.model, random.seed),
+        });
+        Ok(sae.dictionary().save(&ctx.out().join(DICTIONARY), metadata)?)
+    });
+    Some(node)
+}
+
+pub(super) fn random_name(hook: HookPoint) -> String {
+    format!("sae-random-{hook}")
+}
+
+/// Trains on `rows` in the seed's order, checkpointing; the autoencoder and the factor its inputs were scaled by.
+fn fit(
+    rows: &Rows,
+    config: &TrainConfig,
+    scale_inputs: bool,
+    ctx: &Ctx<'_>,
+    on_step: &mut dyn FnMut(u64, &StepStats, &TiedSae) -> ControlFlow<()>,
+) -> Result<(TiedSae, f32)> {
+    let order = Batches::new(rows.len(), config.batch, config.seed);
+    let mut indices = vec![0; config.batch];
+    let mut batch = |step: u64, out: ArrayViewMut2<'_, f32>| {
+        order.batch_into(step, &mut indices);
+        rows.gather(&indices, out)
+    };
+    let scale = if scale_inputs { input_scale(rows)? } else { 1.0 };
+    let checkpoint = ctx.partial().join("checkpoint");
+    match train(config, rows.width(), scale, &mut batch, Some(&checkpoint), CHECKPOINT_EVERY, on_step)? {
+        TrainOutcome::Finished(sae) => Ok((sae, scale)),
+        TrainOutcome::Interrupted { .. } => {
+            ctx.check()?;
+            Err(anyhow!("training stopped early although nothing asked it to"))
+        }
+    }
 }
 
 fn curve_point(

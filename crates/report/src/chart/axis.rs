@@ -16,21 +16,28 @@ pub(crate) struct AxisSpec {
     pub(crate) log: bool,
     /// Whether zero must be on the axis (linear axes only).
     pub(crate) from_zero: bool,
+    /// Whether only whole numbers are ticks (linear axes only).
+    pub(crate) whole: bool,
     /// Values far above this are drawn at the edge, with an arrow.
     pub(crate) cap: Option<f64>,
 }
 
 impl AxisSpec {
     pub(crate) fn linear(title: impl Into<String>) -> AxisSpec {
-        AxisSpec { title: title.into(), log: false, from_zero: false, cap: None }
+        AxisSpec { title: title.into(), log: false, from_zero: false, whole: false, cap: None }
     }
 
     pub(crate) fn log(title: impl Into<String>) -> AxisSpec {
-        AxisSpec { title: title.into(), log: true, from_zero: false, cap: None }
+        AxisSpec { title: title.into(), log: true, from_zero: false, whole: false, cap: None }
     }
 
     pub(crate) fn with_zero(mut self) -> AxisSpec {
         self.from_zero = true;
+        self
+    }
+
+    pub(crate) fn of_whole_numbers(mut self) -> AxisSpec {
+        self.whole = true;
         self
     }
 
@@ -66,10 +73,11 @@ impl Axis {
             values.retain(|v| *v <= cap);
             values.push(cap);
         }
-        if spec.log { Axis::fit_log(&values, want) } else { Axis::fit_linear(spec.from_zero, values, want) }
+        if spec.log { Axis::fit_log(&values, want) } else { Axis::fit_linear(spec, values, want) }
     }
 
-    fn fit_linear(from_zero: bool, mut values: Vec<f64>, want: usize) -> Axis {
+    fn fit_linear(spec: &AxisSpec, mut values: Vec<f64>, want: usize) -> Axis {
+        let from_zero = spec.from_zero;
         if from_zero {
             values.push(0.0);
         }
@@ -83,7 +91,10 @@ impl Axis {
             let floor = from_zero && lo >= 0.0;
             (lo, hi) = (if floor { 0.0 } else { lo - pad }, hi + pad);
         }
-        let ticks = round_ticks(lo, hi, want);
+        let mut ticks = round_ticks(lo, hi, want);
+        if spec.whole {
+            ticks.retain(|v| v.fract() == 0.0);
+        }
         let decimals = ticks.get(1).map_or(0, |b| decimals_of(b - ticks[0]));
         let ticks = ticks.into_iter().map(|v| (v, tick_label(v, decimals))).collect();
         Axis { log: false, lo, hi, ticks, zero: None }
@@ -254,6 +265,7 @@ mod tests {
             labels(&AxisSpec::log(""), &[1e-4, 1e-1]),
             ["10⁻⁴", "3×10⁻⁴", "0.001", "0.003", "0.01", "0.03", "0.1"]
         );
+        assert_eq!(labels(&AxisSpec::linear("").of_whole_numbers(), &[3.0, 5.0]), ["3", "4", "5"]);
         assert_eq!(labels(&AxisSpec::linear(""), &[0.0, 5000.0])[..3], ["0", "1,000", "2,000"]);
     }
 

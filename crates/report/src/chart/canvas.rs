@@ -183,6 +183,12 @@ impl<'a> Canvas<'a> {
         self.draw(&Rectangle::new([at(r.x0, r.y0), at(r.x1, r.y1)], colour.rgb().filled()))
     }
 
+    /// A translucent polygon.
+    pub(crate) fn tint(&self, outline: &[(f64, f64)], colour: Colour) -> Drawn {
+        let path: Vec<_> = outline.iter().map(|&(x, y)| at(x, y)).collect();
+        self.draw(&Polygon::new(path, colour.rgb().mix(0.1).filled()))
+    }
+
     /// A marker whose area looks about the same in every shape; open ones are filled with the paper so that lines do not run through.
     pub(crate) fn marker(&self, shape: Shape, filled: bool, colour: Colour, (x, y): (f64, f64)) -> Drawn {
         const EDGE: f64 = 1.5;

@@ -89,7 +89,7 @@ impl Dash {
 pub(crate) struct Style {
     pub(crate) colour: palette::Colour,
     pub(crate) shape: Shape,
-    /// Open markers for methods that keep every code, filled ones for sparse methods.
+    /// Open markers for a method that keeps every code, filled ones for sparse methods and for variants of a method.
     pub(crate) filled: bool,
     pub(crate) dash: Dash,
 }

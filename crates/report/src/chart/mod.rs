@@ -9,9 +9,10 @@ mod rows;
 
 pub(crate) use axis::AxisSpec;
 pub(crate) use canvas::Drawn;
+pub(crate) use legend::Entry;
 pub(crate) use mark::{Dash, Shape, Style};
 pub(crate) use panel::{Panel, Point, Reference, Series, draw_grid};
-pub(crate) use rows::{Row, RowChart, draw_rows};
+pub(crate) use rows::{Beside, Row, RowChart, draw_rows};
 
 /// Width of every figure in pixels.
 pub(crate) const WIDTH: f64 = 800.0;

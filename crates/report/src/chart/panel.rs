@@ -27,6 +27,8 @@ pub(crate) struct Series {
     /// Each inner list is joined by a line (several where only the seed differs).
     pub(crate) lines: Vec<Vec<Point>>,
     pub(crate) markers: bool,
+    /// Whether intervals are a band along the line instead of whiskers at the points: for lines of many points.
+    pub(crate) band: bool,
     /// Whether to name the series beside its first point instead of in the legend, where there is room.
     pub(crate) direct: bool,
 }
@@ -240,9 +242,14 @@ impl<'p> Fitted<'p> {
             let (_, y) = self.pixel(1.0, reference.value);
             canvas.dashed(&[(self.plot.x0, y), (self.plot.x1, y)], MUTED, Dash::Hair)?;
         }
+        for series in self.panel.series.iter().filter(|s| s.band) {
+            series.lines.iter().try_for_each(|line| self.draw_band(canvas, series, line))?;
+        }
         for series in &self.panel.series {
             for line in &series.lines {
-                self.draw_whiskers(canvas, series, line)?;
+                if !series.band {
+                    self.draw_whiskers(canvas, series, line)?;
+                }
                 if line.len() > 1 {
                     canvas.dashed(&self.path(line), series.style.colour, series.style.dash)?;
                 }
@@ -262,6 +269,14 @@ impl<'p> Fitted<'p> {
             canvas.text(&label.text, (label.x, label.y), SMALL, MUTED, label.anchor)?;
         }
         Ok(())
+    }
+
+    fn draw_band(&self, canvas: &Canvas<'_>, series: &Series, line: &[Point]) -> Drawn {
+        let ends = |p: &Point| Some((self.pixel(p.x, p.y_low?), self.pixel(p.x, p.y_high?)));
+        let (low, mut high): (Vec<_>, Vec<_>) = line.iter().filter_map(ends).unzip();
+        high.reverse();
+        let outline: Vec<(f64, f64)> = low.into_iter().chain(high).collect();
+        if outline.len() < 4 { Ok(()) } else { canvas.tint(&outline, series.style.colour) }
     }
 
     fn draw_whiskers(&self, canvas: &Canvas<'_>, series: &Series, line: &[Point]) -> Drawn {

@@ -2,6 +2,7 @@
 
 use super::axis::{Axis, AxisSpec};
 use super::canvas::{Anchor, Canvas, Drawn, Rect, fit, paint, text_width};
+use super::legend::{self, Entry};
 use super::mark::{Dash, Style};
 use super::{SMALL, TEXT, WIDTH};
 use crate::palette::{AXIS, GRID, INK, MUTED, PAPER};
@@ -18,6 +19,17 @@ pub(crate) struct Row {
     pub(crate) style: Style,
     /// Rows of one group stand together, with a gap to the next.
     pub(crate) group: String,
+    /// Further dots of the same row, under its own.
+    pub(crate) beside: Vec<Beside>,
+}
+
+/// A dot beside that of its row: a control, say.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct Beside {
+    pub(crate) value: f64,
+    pub(crate) low: Option<f64>,
+    pub(crate) high: Option<f64>,
+    pub(crate) style: Style,
 }
 
 /// A chart of rows.
@@ -29,6 +41,8 @@ pub(crate) struct RowChart {
     pub(crate) references: Vec<(String, f64)>,
     /// Bars from zero instead of dots.
     pub(crate) bars: bool,
+    /// What the dots beside are; may be empty.
+    pub(crate) legend: Vec<Entry>,
 }
 
 const STEP: f64 = 20.0;
@@ -42,7 +56,8 @@ pub(crate) fn draw_rows(chart: &RowChart) -> Drawn<String> {
     let left = (widest(&mut chart.rows.iter().map(|r| r.label.as_str())) + 18.0).clamp(60.0, 300.0);
     let right = (widest(&mut chart.rows.iter().map(|r| r.text.as_str())) + 18.0).clamp(30.0, 220.0);
     let (x0, x1) = (left, WIDTH - right);
-    let values = chart.rows.iter().flat_map(|r| [Some(r.value), r.low, r.high]).flatten();
+    let beside = chart.rows.iter().flat_map(|r| &r.beside).flat_map(|b| [Some(b.value), b.low, b.high]);
+    let values = chart.rows.iter().flat_map(|r| [Some(r.value), r.low, r.high]).chain(beside).flatten();
     let values = values.chain(chart.references.iter().map(|(_, v)| *v));
     let axis = Axis::fit(&chart.axis, values, ((x1 - x0) / 75.0) as usize);
     let across = |v: f64| x0 + (axis.place(v).0 - axis.lo) / (axis.hi - axis.lo) * (x1 - x0);
@@ -53,7 +68,7 @@ pub(crate) fn draw_rows(chart: &RowChart) -> Drawn<String> {
     let gaps = chart.rows.windows(2).filter(|w| w[0].group != w[1].group).count();
     let bottom = top + 6.0 + chart.rows.len() as f64 * STEP + gaps as f64 * GAP;
 
-    paint(WIDTH, bottom + BOTTOM, |canvas| {
+    paint(WIDTH, bottom + BOTTOM + legend::height(&chart.legend), |canvas| {
         for (v, label) in &axis.ticks {
             let x = x0 + (v - axis.lo) / (axis.hi - axis.lo) * (x1 - x0);
             canvas.line(&[(x, top), (x, bottom)], GRID, 1.0)?;
@@ -85,7 +100,7 @@ pub(crate) fn draw_rows(chart: &RowChart) -> Drawn<String> {
             canvas.text(&fit(&row.text, TEXT, right - 12.0), (x1 + 10.0, y), TEXT, INK, Anchor::Start)?;
             y += STEP;
         }
-        Ok(())
+        legend::draw(canvas, &chart.legend, bottom + BOTTOM)
     })
 }
 
@@ -94,14 +109,28 @@ fn draw_row(canvas: &Canvas<'_>, bars: bool, row: &Row, y: f64, x0: f64, across:
     if bars {
         return canvas.bar(Rect { x0: x0.min(x), y0: y - 6.0, x1: x0.max(x), y1: y + 6.0 }, row.style.colour);
     }
-    if let (Some(low), Some(high)) = (row.low, row.high) {
+    for b in &row.beside {
+        draw_dot(canvas, (b.value, b.low, b.high), b.style, y, across)?;
+    }
+    draw_dot(canvas, (row.value, row.low, row.high), row.style, y, across)
+}
+
+/// A marker with its interval: value, low end, high end.
+fn draw_dot(
+    canvas: &Canvas<'_>,
+    (value, low, high): (f64, Option<f64>, Option<f64>),
+    style: Style,
+    y: f64,
+    across: &impl Fn(f64) -> f64,
+) -> Drawn {
+    if let (Some(low), Some(high)) = (low, high) {
         let (a, b) = (across(low), across(high));
-        canvas.line(&[(a, y), (b, y)], row.style.colour, 1.25)?;
+        canvas.line(&[(a, y), (b, y)], style.colour, 1.25)?;
         for end in [a, b] {
-            canvas.line(&[(end, y - 3.0), (end, y + 3.0)], row.style.colour, 1.25)?;
+            canvas.line(&[(end, y - 3.0), (end, y + 3.0)], style.colour, 1.25)?;
         }
     }
-    canvas.marker(row.style.shape, row.style.filled, row.style.colour, (x, y))
+    canvas.marker(style.shape, style.filled, style.colour, (across(value), y))
 }
 
 struct Placed {

@@ -185,11 +185,13 @@ fn dead(context: &Context<'_>, section: &mut Section, hook: &str, rows: &[&Resul
                 text: format!("{}{of}", number::value(row.value)),
                 style: style_of(&row.method, setting.get("ratio"), &sizes, &saes),
                 group: format!("{} {}", row.method, setting.get("ratio").unwrap_or("")),
+                beside: Vec::new(),
             }
         })
         .collect();
     let title = if shares { "dead latents (% of all latents)" } else { "dead latents" };
-    let chart = RowChart { axis: AxisSpec::linear(title).with_zero(), rows: bars, references: Vec::new(), bars: true };
+    let axis = AxisSpec::linear(title).with_zero();
+    let chart = RowChart { axis, rows: bars, references: Vec::new(), bars: true, legend: Vec::new() };
     let caption = format!(
         "<b>Dead latents</b> at {}. A latent is dead when it is active on at most 10 of the held-out vectors ({}). \
          Counts at the right edge.{none}",

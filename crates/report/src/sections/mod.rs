@@ -1,8 +1,13 @@
 //! Sections of the page, one function per experiment. An experiment nobody wrote a section for gets a table.
 
 mod dictionary;
+mod features;
 mod generic;
+mod interp;
+mod ioi;
+mod look;
 mod planted;
+mod properties;
 mod splice;
 mod training;
 
@@ -14,18 +19,24 @@ use crate::escape::{html, slug};
 use crate::number;
 use crate::palette;
 use crate::row::{ResultRow, Setting, natural_order};
-use crate::{Provenance, ReportError};
+use crate::{FeatureExample, Provenance, ReportError};
 
 /// What a section may look at.
 pub(crate) struct Context<'r> {
     /// All rows of the run, in the order of the file.
     pub(crate) rows: &'r [ResultRow],
+    /// Features to show, in the order given.
+    pub(crate) features: &'r [FeatureExample],
     pub(crate) provenance: &'r Provenance,
 }
 
 impl<'r> Context<'r> {
     pub(crate) fn of(&self, experiment: &str) -> Vec<&'r ResultRow> {
         self.rows.iter().filter(|r| r.experiment == experiment).collect()
+    }
+
+    pub(crate) fn features_of(&self, experiment: &str) -> Vec<&'r FeatureExample> {
+        self.features.iter().filter(|f| f.experiment == experiment).collect()
     }
 }
 
@@ -36,6 +47,8 @@ pub(crate) struct Section {
     pub(crate) html: String,
     /// Name and SVG, in order of appearance.
     pub(crate) figures: Vec<(String, String)>,
+    /// Parts worth an entry of their own in the contents: id and title (HTML).
+    pub(crate) parts: Vec<(String, String)>,
 }
 
 impl Section {
@@ -47,6 +60,11 @@ impl Section {
     fn paragraph(&mut self, text: &str) {
         // Writing to a String cannot fail.
         let _ = writeln!(self.html, "<p>{text}</p>");
+    }
+
+    /// Something long that is unfolded on demand; both are HTML.
+    fn folded(&mut self, summary: &str, content: &str) {
+        let _ = writeln!(self.html, "<details><summary>{summary}</summary>\n{content}</details>");
     }
 
     fn hook_heading(&mut self, hook: &str) {
@@ -78,10 +96,13 @@ impl Section {
 type Build = fn(&Context<'_>, &[&ResultRow]) -> Result<Section, ReportError>;
 
 /// The experiments that have a section of their own, in the order of the page.
-pub(crate) const KNOWN: [(&str, &str, Build); 4] = [
+pub(crate) const KNOWN: [(&str, &str, Build); 7] = [
     ("dictionary", "Dictionaries: reconstruction against sparsity", dictionary::section),
     ("training", "Training curves", training::section),
     ("splice", "Language modelling with the reconstruction spliced in", splice::section),
+    ("interp", "Interpretability scores", interp::section),
+    ("ioi", "Indirect objects: which features carry a behaviour", ioi::section),
+    ("properties", "Known properties of the text", properties::section),
     ("planted", "Planted features", planted::section),
 ];
 
@@ -90,13 +111,13 @@ pub(crate) fn build(context: &Context<'_>, experiment: &str) -> Result<Section, 
     let rows = context.of(experiment);
     match KNOWN.iter().find(|(name, _, _)| *name == experiment) {
         Some((_, _, build)) => build(context, &rows),
-        None => generic::section(context, &rows),
+        None => generic::section(context, experiment, &rows),
     }
 }
 
 /// Sparse autoencoders first, then the baselines by family, random last.
 pub(crate) fn method_order(a: &str, b: &str) -> Ordering {
-    const FAMILIES: [&str; 6] = ["sae", "pca", "ica", "nmf", "identity", "random"];
+    const FAMILIES: [&str; 7] = ["model", "sae", "pca", "ica", "nmf", "identity", "random"];
     let place = |m: &str| FAMILIES.iter().position(|f| *f == palette::family(m)).unwrap_or(FAMILIES.len() - 1);
     place(a).cmp(&place(b)).then_with(|| natural_order(a, b))
 }
@@ -161,8 +182,12 @@ fn style_of(method: &str, ratio: Option<&str>, sizes: &[String], saes: &[&str]) 
         let colour = palette::sae(size, sizes.len(), other);
         return Style { colour, shape, filled: !other, dash: Dash::nth(size) };
     }
-    let dash = if family == "random" { Dash::Short } else { Dash::Solid };
-    Style { colour: palette::of_family(family), shape, filled: method.ends_with("topk"), dash }
+    let dash = match method.split_once('-') {
+        _ if family == "random" => Dash::Short,
+        None | Some((_, "topk")) => Dash::Solid,
+        Some(_) => Dash::Long,
+    };
+    Style { colour: palette::of_family(family), shape, filled: method.contains('-'), dash }
 }
 
 /// Points on their way to becoming series: one series per method and group, one line per seed.
@@ -204,7 +229,7 @@ impl Groups {
             let single = lines.iter().map(Vec::len).sum::<usize>() == 1;
             let setting = if single && direct { &group.first } else { &group.setting };
             let label = label_of(&group.method, setting);
-            Series { label, style: group.style, lines, markers: true, direct: single && direct }
+            Series { label, style: group.style, lines, markers: true, band: false, direct: single && direct }
         });
         series.collect()
     }

@@ -90,6 +90,7 @@ fn by_method(
             text: number::significant(row.value, 4),
             style: style_of(&row.method, setting.get("ratio"), &sizes, &saes),
             group: format!("{} {}", row.method, setting.get("ratio").unwrap_or("")),
+            beside: Vec::new(),
         })
         .collect();
     let references = references(rows, metric);
@@ -104,7 +105,7 @@ fn by_method(
         on_what(context, hook),
         table::n_in_words(rows.iter().copied().filter(|r| r.metric == metric)),
     );
-    let chart = RowChart { axis: axis(metric), rows: dots, references, bars: false };
+    let chart = RowChart { axis: axis(metric), rows: dots, references, bars: false, legend: Vec::new() };
     section.figure(&format!("splice-{hook}"), &format!("{name} by method at {hook}"), &caption, draw_rows(&chart))
 }
 

@@ -117,6 +117,7 @@ fn curves(
                     style: style(run),
                     lines: vec![line],
                     markers: single,
+                    band: false,
                     direct: false,
                 })
             })

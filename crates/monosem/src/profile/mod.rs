@@ -4,17 +4,25 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use monosem_activations::Dtype;
-use monosem_assets::{ModelSource, TextSource};
 use monosem_hooks::HookPoint;
 use monosem_sae::{AdamMode, TrainConfig};
 use serde::{Deserialize, Serialize};
 
+use crate::model::Model;
+use crate::text::Texts;
+
+mod claims;
+
+pub(crate) use claims::thresholds;
+pub use claims::{Interp, Ioi, Properties, RandomModel};
+
 /// The profiles that come with the program, by name.
 const EMBEDDED: &[(&str, &str)] = &[
-    ("smollm2", include_str!("../profiles/smollm2.toml")),
-    ("toy", include_str!("../profiles/toy.toml")),
-    ("pythia-70m", include_str!("../profiles/pythia-70m.toml")),
-    ("pythia-410m", include_str!("../profiles/pythia-410m.toml")),
+    ("smollm2", include_str!("../../profiles/smollm2.toml")),
+    ("smollm2-full", include_str!("../../profiles/smollm2-full.toml")),
+    ("toy", include_str!("../../profiles/toy.toml")),
+    ("pythia-70m", include_str!("../../profiles/pythia-70m.toml")),
+    ("pythia-410m", include_str!("../../profiles/pythia-410m.toml")),
 ];
 
 /// Bases on bases deeper than this are taken for a circle.
@@ -39,10 +47,11 @@ pub struct Profile {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Language {
-    /// The model: an asset's name, `hf:owner/name[@revision]`, or a path.
-    pub model: ModelSource,
-    /// The text: an asset's name, `hf:datasets/owner/name[@revision]:file`, or a path.
-    pub text: TextSource,
+    /// The model: `toy` (part of the program), an asset's name, `hf:owner/name[@revision]`, or a path.
+    pub model: Model,
+    /// The text, or a list of texts that are read as one: an asset's name, `toy-language` (generated),
+    /// `hf:datasets/owner/name[@revision]:file`, or a path.
+    pub text: Texts,
     /// The field of a JSON line that holds the text.
     #[serde(default = "default_field")]
     pub text_field: String,
@@ -65,6 +74,12 @@ pub struct Language {
     pub evaluate: Evaluate,
     /// The model's loss with reconstructions put in place of activations.
     pub splice: Splice,
+    /// Explanations of features and their scores.
+    pub interp: Option<Interp>,
+    /// Causes of indirect object identification.
+    pub ioi: Option<Ioi>,
+    /// Known properties of the toy language, told by single latents.
+    pub properties: Option<Properties>,
 }
 
 fn default_field() -> String {
@@ -368,7 +383,18 @@ impl Language {
         if let Some((key, _)) = zero.iter().find(|(_, value)| *value == 0) {
             bail!("language.{key} must be at least 1");
         }
-        positive("language.baselines.random_ratio", &[self.baselines.random_ratio])
+        positive("language.baselines.random_ratio", &[self.baselines.random_ratio])?;
+        let cases = self.cases();
+        if let Some(interp) = &self.interp {
+            interp.validate(self.corpus.context, &cases)?;
+        }
+        if let Some(ioi) = &self.ioi {
+            ioi.validate(&self.capture.hooks, &cases)?;
+        }
+        if let Some(properties) = &self.properties {
+            properties.validate()?;
+        }
+        Ok(())
     }
 
     /// The training settings of one autoencoder on activations `d_in` wide.

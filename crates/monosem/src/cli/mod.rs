@@ -4,11 +4,16 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use monosem_activations::Dtype;
-use monosem_assets::{ModelSource, TextSource};
 use monosem_hooks::HookPoint;
 use monosem_sae::AdamMode;
 
+use crate::model::Model;
+use crate::text::Text;
 use crate::{commands, exit, interrupt};
+
+mod claims;
+
+pub(crate) use claims::{Interp, Ioi, Patch, PatchRun, Where};
 
 const EXIT_CODES: &str = "Exit codes: 0 done; 1 failed, the message says what and where; 2 wrong command line; 3 some nodes of a \
     run failed and the rest is kept; 130 stopped by ctrl-C, and the same command goes on from there.\n\n\
@@ -42,6 +47,11 @@ enum Command {
     Train(Train),
     /// Measure a dictionary on a store of activations and, with a model, in the model.
     Eval(Eval),
+    /// Explain features of a dictionary and score the explanations.
+    Interp(Interp),
+    /// Patch features into a model's runs: what causes indirect object identification, and what features do to a text.
+    #[command(subcommand)]
+    Patch(Patch),
     /// Fetch models and texts by name.
     #[command(subcommand)]
     Assets(AssetsCommand),
@@ -128,9 +138,9 @@ pub(crate) enum GraphFormat {
 #[derive(Debug, Clone, Args)]
 #[group(required = true, multiple = false)]
 pub(crate) struct TokenSource {
-    /// Text: a name, hf:datasets/owner/name[@revision]:file, a .txt or .jsonl file, or a folder.
+    /// Text: a name, hf:datasets/owner/name[@revision]:file, a .txt or .jsonl file, or a folder; may be given several times.
     #[arg(long)]
-    pub(crate) text: Option<TextSource>,
+    pub(crate) text: Vec<Text>,
     /// Token ids: a safetensors file with input_ids [n, context].
     #[arg(long)]
     pub(crate) ids: Option<PathBuf>,
@@ -140,7 +150,7 @@ pub(crate) struct TokenSource {
 pub(crate) struct Capture {
     /// Model: a name, hf:owner/name[@revision], a folder in Hugging Face layout, or a .gguf file.
     #[arg(long)]
-    pub(crate) model: ModelSource,
+    pub(crate) model: Model,
     #[command(flatten)]
     pub(crate) tokens_from: TokenSource,
     /// The field of a JSON line that holds the text.
@@ -262,10 +272,10 @@ pub(crate) struct Eval {
     pub(crate) rows: usize,
     /// Also measure the loss of this model with the reconstruction in place; needs --text.
     #[arg(long, requires = "text")]
-    pub(crate) model: Option<ModelSource>,
-    /// The text for that.
+    pub(crate) model: Option<Model>,
+    /// The text for that; may be given several times.
     #[arg(long)]
-    pub(crate) text: Option<TextSource>,
+    pub(crate) text: Vec<Text>,
     /// Contexts of that text.
     #[arg(long, default_value_t = 32)]
     pub(crate) contexts: usize,
@@ -315,6 +325,9 @@ fn run(command: Command) -> anyhow::Result<u8> {
         Command::Import(args) => commands::capture::import(&args),
         Command::Train(args) => commands::train::train(&args),
         Command::Eval(args) => commands::eval::eval(&args),
+        Command::Interp(args) => commands::interp::interp(&args),
+        Command::Patch(Patch::Ioi(args)) => commands::patch::ioi(&args),
+        Command::Patch(Patch::Run(args)) => commands::patch::run(&args),
         Command::Assets(AssetsCommand::Fetch { names }) => commands::assets::fetch(&names),
     }
 }

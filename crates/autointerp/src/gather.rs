@@ -1,0 +1,201 @@
+use ndarray::{ArrayView3, s};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use crate::sample::{Pool, lot};
+use crate::{ConfigError, Example, FeatureExamples, Moments};
+
+/// Features that one task transposes together: a cache line of them.
+const FEATURES_PER_TASK: usize = 16;
+
+/// Keeps the lots of documents apart from those of features, whose numbers are small.
+const DOCUMENTS: u64 = u64::MAX;
+
+/// Which fragments are kept of each feature.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GatherConfig {
+    /// How fragments are divided into those to explain from and those to score on.
+    pub split: SplitRule,
+    /// A feature with fewer fragments to explain from is unscored.
+    pub explain_min: usize,
+    /// Draws the random fragments and, where the rule says so, the side of each document.
+    pub seed: u64,
+}
+
+impl Default for GatherConfig {
+    fn default() -> Self {
+        let split = SplitRule::Documents { explain_top: 100, explain_random: 100, score_top: 5, score_random: 5 };
+        Self { split, explain_min: 20, seed: 0 }
+    }
+}
+
+/// How fragments are divided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "rule", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum SplitRule {
+    /// Half of the documents, drawn from the seed, are to explain from, the other half to score on: no text is on both sides.
+    Documents {
+        /// Strongest fragments to explain from.
+        explain_top: usize,
+        /// Random active fragments to explain from.
+        explain_random: usize,
+        /// Strongest fragments to score on.
+        score_top: usize,
+        /// Random active fragments to score on.
+        score_random: usize,
+    },
+    /// The rule of arXiv 2309.08600: of the strongest fragments in order the numbers 0, 4, 8, ... are to explain from and 2, 6, 10, ... to
+    /// score on, besides 1, 4, 7, ... of the random ones. Both sides may share documents.
+    Interleaved {
+        /// Strongest fragments; 20 in the paper.
+        top: usize,
+        /// Random active fragments; 20 in the paper.
+        random: usize,
+        /// At most so many examples to explain from, and from each kind to score on; 5 in the paper.
+        per_split: usize,
+    },
+}
+
+impl GatherConfig {
+    /// The paper's rule with its numbers.
+    pub fn paper(seed: u64) -> Self {
+        Self { split: SplitRule::Interleaved { top: 20, random: 20, per_split: 5 }, explain_min: 5, seed }
+    }
+
+    /// Checks that something is asked for on each side and that the minimum can be reached.
+    ///
+    /// # Errors
+    /// [`ConfigError::Value`] names the field, its value and what was expected.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let (explain, top, random) = self.asked();
+        if top + random == 0 {
+            return Err(ConfigError::value("split", format!("is {:?}, which leaves nothing to score on", self.split)));
+        }
+        if self.explain_min == 0 || self.explain_min > explain {
+            let why = format!("is {}, expected 1 to {explain}, the fragments to explain from", self.explain_min);
+            return Err(ConfigError::value("explain_min", why));
+        }
+        Ok(())
+    }
+
+    /// How many examples each part has where there are enough: to explain from, top and random ones to score on.
+    fn asked(&self) -> (usize, usize, usize) {
+        match self.split {
+            SplitRule::Documents { explain_top, explain_random, score_top, score_random } => {
+                (explain_top + explain_random, score_top, score_random)
+            }
+            SplitRule::Interleaved { top, random, per_split } => {
+                let every = |n: usize, first: usize, step: usize| n.saturating_sub(first).div_ceil(step).min(per_split);
+                (every(top, 0, 4), every(top, 2, 4), every(random, 1, 3))
+            }
+        }
+    }
+}
+
+/// Collects [`FeatureExamples`] in one pass over the fragments, in memory that does not grow with their number.
+///
+/// A feature is explained where it is positive: negative activations count as 0. The outcome depends neither on how
+/// the fragments are cut into batches nor on the number of threads.
+#[derive(Debug, Clone)]
+pub struct Gatherer {
+    config: GatherConfig,
+    features: Vec<Feature>,
+}
+
+#[derive(Debug, Clone)]
+struct Feature {
+    number: usize,
+    moments: Moments,
+    /// To explain from and to score on; one for both where they are divided at the end.
+    pools: Vec<Pool>,
+}
+
+impl Gatherer {
+    /// For features `0..n_features`.
+    pub fn new(n_features: usize, config: &GatherConfig) -> Self {
+        let pools = match config.split {
+            SplitRule::Documents { explain_top, explain_random, score_top, score_random } => {
+                vec![Pool::new(explain_top, explain_random), Pool::new(score_top, score_random)]
+            }
+            SplitRule::Interleaved { top, random, .. } => vec![Pool::new(top, random)],
+        };
+        let feature = |number| Feature { number, moments: Moments::default(), pools: pools.clone() };
+        Self { config: *config, features: (0..n_features).map(feature).collect() }
+    }
+
+    /// Adds the fragments `first..first + n`, which are from the given documents `[n]`, with their activations
+    /// `[n, positions, n_features]`. Each fragment is added once, with the same number of positions: the last ones of the
+    /// fragment.
+    ///
+    /// # Panics
+    /// If the shapes do not agree, or an activation is not finite.
+    pub fn add(&mut self, first: u32, documents: &[u32], activations: ArrayView3<'_, f32>) {
+        let (n, _, n_features) = activations.dim();
+        assert_eq!(n, documents.len(), "activations of {n} fragments, documents of {}", documents.len());
+        assert_eq!(n_features, self.features.len(), "{n_features} features, expected {}", self.features.len());
+        let origins: Vec<(u32, usize)> =
+            (first..).zip(documents).map(|(fragment, document)| (fragment, self.pool(*document))).collect();
+        let seed = self.config.seed;
+        self.features.par_chunks_mut(FEATURES_PER_TASK).for_each(|features| {
+            let numbers = features[0].number..features[0].number + features.len();
+            let block = activations.slice(s![.., .., numbers]);
+            for (fragment, (row, pool)) in block.outer_iter().zip(&origins) {
+                let by_feature = fragment.t().as_standard_layout().into_owned();
+                for (feature, values) in features.iter_mut().zip(by_feature.rows()) {
+                    feature.add(seed, *row, *pool, values.to_slice().expect("standard layout"));
+                }
+            }
+        });
+    }
+
+    /// Which pool the fragments of a document go to.
+    fn pool(&self, document: u32) -> usize {
+        match self.config.split {
+            SplitRule::Documents { .. } => (lot(self.config.seed, DOCUMENTS, document.into()) >> 63) as usize,
+            SplitRule::Interleaved { .. } => 0,
+        }
+    }
+
+    /// The examples of each feature, in the order of the features.
+    pub fn finish(self) -> Vec<FeatureExamples> {
+        let config = self.config;
+        self.features.into_par_iter().map(|feature| feature.finish(&config)).collect()
+    }
+}
+
+impl Feature {
+    fn add(&mut self, seed: u64, fragment: u32, pool: usize, values: &[f32]) {
+        // A sum is finite only if its terms are.
+        let finite = values.iter().sum::<f32>().is_finite();
+        assert!(finite, "feature {} is not finite on fragment {fragment}", self.number);
+        let activations: Vec<f32> = values.iter().map(|value| value.max(0.0)).collect();
+        self.moments.add(&activations);
+        let max = activations.iter().copied().fold(0.0, f32::max);
+        if max > 0.0 {
+            let lot = lot(seed, self.number as u64, fragment.into());
+            self.pools[pool].offer(max, lot, fragment, &activations);
+        }
+    }
+
+    fn finish(self, config: &GatherConfig) -> FeatureExamples {
+        let mut pools = self.pools.into_iter().map(Pool::finish);
+        let (top, random) = pools.next().expect("a pool");
+        let (explain, score_top, score_random) = match config.split {
+            SplitRule::Documents { .. } => {
+                let (score_top, score_random) = pools.next().expect("a pool to score on");
+                (top.into_iter().chain(random).collect(), score_top, score_random)
+            }
+            SplitRule::Interleaved { per_split, .. } => {
+                let every = |from: &[Example], first: usize, step: usize| -> Vec<Example> {
+                    from.iter().skip(first).step_by(step).take(per_split).cloned().collect()
+                };
+                (every(&top, 0, 4), every(&top, 2, 4), every(&random, 1, 3))
+            }
+        };
+        let (_, asked_top, asked_random) = config.asked();
+        let enough =
+            explain.len() >= config.explain_min && (score_top.len(), score_random.len()) == (asked_top, asked_random);
+        FeatureExamples { feature: self.number, explain, score_top, score_random, moments: self.moments, enough }
+    }
+}

@@ -1,0 +1,275 @@
+//! Causes of indirect object identification: what the `ioi` nodes and the `patch ioi` command share.
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use monosem_dictionary::{Dictionary, Estimate};
+use monosem_hooks::HookedModel;
+use monosem_lm::Tokenizer;
+use monosem_patching::{
+    CountAxis, Curve, Evaluation, Half, IoiPrompt, IoiTask, Patching, PatchingConfig, PatchingError, Progress, SelectionConfig,
+};
+use rand::{RngExt as _, SeedableRng as _};
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+
+/// The tasks that come with the program, by name.
+const TASKS: [(&str, &str); 2] =
+    [("english", include_str!("../ioi/templates.toml")), ("toy", include_str!("../ioi/toy.toml"))];
+
+/// The share of KL that a set has to undo to count as the cause of half of it.
+const HALF: f64 = 0.5;
+
+/// The task called `name`, or that of a TOML file.
+///
+/// # Errors
+/// If there is no such task or file, or it is not of the right form.
+pub(crate) fn task(name: &str) -> Result<IoiTask> {
+    if let Some((_, text)) = TASKS.iter().find(|(known, _)| *known == name) {
+        return Ok(IoiTask::parse(text, name)?);
+    }
+    let known: Vec<&str> = TASKS.iter().map(|(name, _)| *name).collect();
+    let text = std::fs::read_to_string(Path::new(name))
+        .with_context(|| format!("{name:?} is neither a task ({}) nor a file that can be read", known.join(", ")))?;
+    Ok(IoiTask::parse(&text, name)?)
+}
+
+/// Prompts on which features are chosen, and others of other names and templates on which they are reported.
+pub(crate) struct Prompts {
+    pub(crate) choose: Vec<IoiPrompt>,
+    pub(crate) report: Vec<IoiPrompt>,
+}
+
+impl Prompts {
+    pub(crate) fn draw(task: &IoiTask, n: [usize; 2], seed: u64, tokenizer: &Tokenizer) -> Result<Self> {
+        // A text that cannot be encoded has no single tokens, and the task says so.
+        let encode = |text: &str| tokenizer.encode(text).unwrap_or_default();
+        let [choose, report] = n;
+        Ok(Self {
+            choose: task.prompts(choose, seed, Half::Choose, &encode)?,
+            report: task.prompts(report, seed, Half::Report, &encode)?,
+        })
+    }
+}
+
+/// A set of features: why it was recorded, and what patching it does to the prompts it was chosen on and to the others.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Set {
+    /// `all`, `none`, or the threshold in nats.
+    pub(crate) threshold: String,
+    pub(crate) features: Vec<usize>,
+    pub(crate) choose: Evaluation,
+    pub(crate) report: Evaluation,
+}
+
+/// The sets that one order of visiting went through, from all features to none.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Descent {
+    pub(crate) seed: u64,
+    /// Features whose codes differ anywhere.
+    pub(crate) candidates: usize,
+    /// Candidates left out from the start.
+    pub(crate) screened_out: usize,
+    pub(crate) sets: Vec<Set>,
+}
+
+impl Descent {
+    /// KL against the size of the set, on the prompts it was not chosen on.
+    pub(crate) fn curve(&self) -> Curve {
+        let unpatched = self.sets.iter().rev().find(|set| set.features.is_empty()).map(|set| set.report.clone());
+        let unpatched = unpatched.expect("a descent ends with the empty set");
+        Curve::new(unpatched, self.sets.iter().map(|set| set.report.clone()))
+    }
+}
+
+/// A dictionary patched on both sets of prompts.
+pub(crate) struct Experiment<'a> {
+    choose: Patching<'a>,
+    pub(crate) report: Patching<'a>,
+}
+
+impl<'a> Experiment<'a> {
+    pub(crate) fn new(
+        model: &'a dyn HookedModel,
+        dictionary: &dyn Dictionary,
+        prompts: &Prompts,
+        config: &PatchingConfig,
+    ) -> Result<Self, PatchingError> {
+        Ok(Self {
+            choose: Patching::new(model, dictionary, &prompts.choose, config)?,
+            report: Patching::new(model, dictionary, &prompts.report, config)?,
+        })
+    }
+
+    /// The paper's selection on the prompts to choose from; each set is evaluated on the others too. The full set is all features, also
+    /// those that differ only on the other prompts.
+    pub(crate) fn descend(&self, config: &SelectionConfig, progress: &mut Progress<'_>) -> Result<Descent, PatchingError> {
+        let selection = self.choose.select(config, progress)?;
+        let set = |threshold: String, features: Vec<usize>, choose: Evaluation| {
+            let report = self.report.evaluate(&features);
+            Set { threshold, features, choose, report }
+        };
+        let mut all = set("all".into(), selection.full.features.clone(), selection.full.evaluation.clone());
+        all.report = self.report.evaluate(self.report.candidates());
+        let mut sets = vec![all];
+        for (threshold, accepted) in &selection.steps {
+            let last = sets.last().map(|set| &set.features);
+            if last != Some(&accepted.features) {
+                sets.push(set(format!("{threshold:.3e}"), accepted.features.clone(), accepted.evaluation.clone()));
+            }
+        }
+        if sets.last().is_none_or(|set| !set.features.is_empty()) {
+            sets.push(set("none".into(), Vec::new(), selection.empty));
+        }
+        Ok(Descent {
+            seed: config.seed,
+            candidates: self.choose.candidates().len(),
+            screened_out: selection.screened_out,
+            sets,
+        })
+    }
+}
+
+/// What is read off a curve, and compared between dictionaries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reading {
+    /// Area under the share of KL left, against the logarithm of the number of features up to the width of the activations.
+    Area {
+        /// That width.
+        up_to: usize,
+    },
+    /// The fewest features that undo half of the KL.
+    Features,
+    /// The size of that edit, `||x' - x||` per token.
+    Edit,
+    /// KL with every feature patched.
+    Floor,
+}
+
+impl Reading {
+    /// The value; `None` where the curve never reaches half of the KL and that is asked for.
+    pub(crate) fn of(self, curve: &Curve) -> Option<f64> {
+        match self {
+            Self::Area { up_to } => Some(curve.area(CountAxis::Log, up_to)),
+            Self::Features => curve.features_for(HALF).map(|n| n as f64),
+            Self::Edit => {
+                let n = curve.features_for(HALF)?;
+                curve.points().iter().find(|point| point.n_features == n).map(Evaluation::mean_edit_norm)
+            }
+            Self::Floor => curve.points().last().map(Evaluation::mean_kl),
+        }
+    }
+
+    /// The mean over the curves (one for each seed).
+    fn mean(self, curves: &[Curve]) -> Option<f64> {
+        let values: Option<Vec<f64>> = curves.iter().map(|curve| self.of(curve)).collect();
+        values.map(|values| values.iter().sum::<f64>() / values.len().max(1) as f64)
+    }
+}
+
+/// Draws prompts with replacement, the same ones for every method: what is compared is paired.
+pub(crate) struct Bootstrap {
+    pub(crate) resamples: usize,
+    pub(crate) seed: u64,
+}
+
+/// Share of the resamples inside an interval.
+const LEVEL: f64 = 0.95;
+
+impl Bootstrap {
+    /// A reading with its percentile interval over prompts.
+    pub(crate) fn reading(&self, reading: Reading, curves: &[Curve]) -> Option<Estimate> {
+        self.statistic(&[curves], &|curves| reading.mean(&curves[0]))
+    }
+
+    /// `a / b` for counts and norms, `a - b` for areas and KL, with its interval. A resample in which only one of the two reaches half of
+    /// the KL is at the end of the scale.
+    pub(crate) fn comparison(&self, reading: Reading, a: &[Curve], b: &[Curve]) -> Option<Estimate> {
+        let ratio = matches!(reading, Reading::Features | Reading::Edit);
+        let compare = |curves: &[Vec<Curve>]| match (reading.mean(&curves[0]), reading.mean(&curves[1])) {
+            (Some(a), Some(b)) if ratio => Some(a / b.max(f64::MIN_POSITIVE)),
+            (Some(a), Some(b)) => Some(a - b),
+            (Some(_), None) => Some(0.0),
+            (None, Some(_)) => Some(f64::MAX),
+            (None, None) => None,
+        };
+        self.statistic(&[a, b], &compare)
+    }
+
+    fn statistic(&self, methods: &[&[Curve]], statistic: &dyn Fn(&[Vec<Curve>]) -> Option<f64>) -> Option<Estimate> {
+        let whole: Vec<Vec<Curve>> = methods.iter().map(|curves| curves.to_vec()).collect();
+        let value = statistic(&whole)?;
+        let n = methods.first()?.first()?.points()[0].kl.len();
+        let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
+        let mut values = Vec::with_capacity(self.resamples);
+        for _ in 0..self.resamples {
+            let drawn: Vec<usize> = (0..n).map(|_| rng.random_range(0..n)).collect();
+            let resampled: Vec<Vec<Curve>> =
+                methods.iter().map(|curves| curves.iter().map(|curve| resampled(curve, &drawn)).collect()).collect();
+            values.extend(statistic(&resampled));
+        }
+        values.sort_by(f64::total_cmp);
+        let outside = ((1.0 - LEVEL) / 2.0 * values.len() as f64) as usize;
+        let interval = (values.len() > 2 * outside).then(|| (values[outside], values[values.len() - 1 - outside]));
+        Some(Estimate { value, interval })
+    }
+}
+
+/// The curve over the prompts drawn.
+fn resampled(curve: &Curve, drawn: &[usize]) -> Curve {
+    let draw = |values: &[f64]| drawn.iter().map(|i| values[*i]).collect();
+    let point = |point: &Evaluation| Evaluation {
+        n_features: point.n_features,
+        kl: draw(&point.kl),
+        logit_diff: draw(&point.logit_diff),
+        edit_norm: draw(&point.edit_norm),
+    };
+    let mut points = curve.points().iter().map(point);
+    let unpatched = points.next().expect("a curve begins with the unpatched prompts");
+    Curve::new(unpatched, points)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn evaluation(n_features: usize, kl: [f64; 4]) -> Evaluation {
+        Evaluation { n_features, kl: kl.to_vec(), logit_diff: vec![0.0; 4], edit_norm: vec![n_features as f64; 4] }
+    }
+
+    fn curve(halves_at: usize) -> Vec<Curve> {
+        let sets = [evaluation(halves_at, [0.9, 1.0, 1.0, 0.8]), evaluation(64, [0.1; 4])];
+        vec![Curve::new(evaluation(0, [2.0, 2.1, 2.2, 1.9]), sets)]
+    }
+
+    #[test]
+    fn comparisons_are_paired() {
+        let bootstrap = Bootstrap { resamples: 100, seed: 0 };
+        let (few, many) = (curve(4), curve(16));
+        let features = bootstrap.comparison(Reading::Features, &few, &many).unwrap();
+        assert_eq!((features.value, features.interval), (0.25, Some((0.25, 0.25))));
+        let area = bootstrap.comparison(Reading::Area { up_to: 64 }, &few, &many).unwrap();
+        let (low, high) = area.interval.unwrap();
+        assert!(low <= area.value && area.value <= high && high < 0.0, "{area:?}");
+        assert_eq!(bootstrap.reading(Reading::Edit, &few).unwrap().value, 4.0);
+        // The same curve against itself, on the same draws.
+        let same = bootstrap.comparison(Reading::Area { up_to: 64 }, &few, &few).unwrap();
+        assert_eq!((same.value, same.interval), (0.0, Some((0.0, 0.0))));
+    }
+
+    #[test]
+    fn a_curve_that_never_gets_there_loses() {
+        let bootstrap = Bootstrap { resamples: 50, seed: 0 };
+        let never = vec![Curve::new(evaluation(0, [2.0; 4]), [evaluation(8, [1.9; 4])])];
+        assert!(bootstrap.reading(Reading::Features, &never).is_none());
+        assert_eq!(bootstrap.comparison(Reading::Features, &curve(4), &never).unwrap().value, 0.0);
+        assert!(bootstrap.comparison(Reading::Features, &never, &never).is_none());
+    }
+
+    #[test]
+    fn tasks_are_found_by_name() {
+        assert!(TASKS.iter().all(|(name, _)| task(name).is_ok()));
+        let error = format!("{:#}", task("englisch").unwrap_err());
+        assert!(error.contains("english, toy"), "{error}");
+    }
+}

@@ -1,0 +1,134 @@
+//! Arguments of the commands that interpret and patch features.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use monosem_hooks::HookPoint;
+
+use crate::commands;
+use crate::model::Model;
+use crate::text::Text;
+
+/// A dictionary and the place in a model that it reads.
+#[derive(Debug, Args)]
+pub(crate) struct Where {
+    /// Folder of the dictionary: dictionary.json and dictionary.safetensors.
+    #[arg(long)]
+    pub(crate) dictionary: PathBuf,
+    /// Model: a name, hf:owner/name[@revision], a folder in Hugging Face layout, or a .gguf file.
+    #[arg(long)]
+    pub(crate) model: Model,
+    /// The hook point that the dictionary reads; the one named in dictionary.json by default.
+    #[arg(long)]
+    pub(crate) hook: Option<HookPoint>,
+    /// Positions of a text that are left alone: none, or a list such as 0 or 0,1. Position 0 is an attention sink in most models.
+    #[arg(long, default_value = "0", value_name = "LIST", value_parser = commands::positions)]
+    pub(crate) drop_positions: commands::Positions,
+    /// Subtract their mean from all weights that write to the residual stream, as TransformerLens does.
+    #[arg(long)]
+    pub(crate) centered: bool,
+    /// Print results as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Interp {
+    #[command(flatten)]
+    pub(crate) at: Where,
+    /// Text: a name, hf:datasets/owner/name[@revision]:file, a .txt or .jsonl file, or a folder; may be given several times.
+    #[arg(long, required = true)]
+    pub(crate) text: Vec<Text>,
+    /// The field of a JSON line that holds the text.
+    #[arg(long, default_value = "text")]
+    pub(crate) text_field: String,
+    /// Read this many tokens of the text.
+    #[arg(long, default_value_t = 200_000, value_name = "N")]
+    pub(crate) tokens: usize,
+    /// Tokens in a context.
+    #[arg(long, default_value_t = 128)]
+    pub(crate) context: usize,
+    /// Tokens in a fragment.
+    #[arg(long, default_value_t = 64)]
+    pub(crate) fragment: usize,
+    /// Features to interpret, as a list such as 3,17; the first ones by default.
+    #[arg(long, value_delimiter = ',', conflicts_with = "first")]
+    pub(crate) features: Vec<usize>,
+    /// Interpret the first N features.
+    #[arg(long, default_value_t = 50, value_name = "N")]
+    pub(crate) first: usize,
+    /// Patterns in an explanation.
+    #[arg(long, default_value_t = 5)]
+    pub(crate) patterns: usize,
+    /// Leave out rows whose norm is over this multiple of the median norm (attention sinks); inf keeps all.
+    #[arg(long, default_value_t = 20.0)]
+    pub(crate) max_norm: f64,
+    /// Draws fragments and the documents to score on.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) seed: u64,
+    /// Also write results.json, features.json and a report into this folder.
+    #[arg(long)]
+    pub(crate) out: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Patch {
+    /// Find the features that cause indirect object identification.
+    Ioi(Ioi),
+    /// Change features while the model reads a text, and show what that does.
+    Run(PatchRun),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Ioi {
+    #[command(flatten)]
+    pub(crate) at: Where,
+    /// Names and templates: english, toy, or a TOML file of that form.
+    #[arg(long, default_value = "english")]
+    pub(crate) task: String,
+    /// Prompts on which features are chosen.
+    #[arg(long, default_value_t = 16)]
+    pub(crate) prompts: usize,
+    /// Prompts of other names and templates, on which they are reported.
+    #[arg(long, default_value_t = 32)]
+    pub(crate) report_prompts: usize,
+    /// Number of thresholds on the rise of KL, in equal ratios.
+    #[arg(long, default_value_t = 12)]
+    pub(crate) thresholds: usize,
+    /// The lowest threshold, in nats.
+    #[arg(long, default_value_t = 1e-4)]
+    pub(crate) low: f64,
+    /// The highest threshold, in nats.
+    #[arg(long, default_value_t = 1.0)]
+    pub(crate) high: f64,
+    /// Start with this many features instead of all: those that change most; 0 for all.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) max_candidates: usize,
+    /// Draws prompts and the order of visiting.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) seed: u64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PatchRun {
+    #[command(flatten)]
+    pub(crate) at: Where,
+    /// The text that the model reads.
+    #[arg(long)]
+    pub(crate) text: String,
+    /// Features to change, as a list such as 3,17.
+    #[arg(long, value_delimiter = ',', required = true)]
+    pub(crate) features: Vec<usize>,
+    /// Multiply their codes by this; 0 ablates them.
+    #[arg(long, allow_negative_numbers = true, required_unless_present = "set", conflicts_with = "set")]
+    pub(crate) scale: Option<f32>,
+    /// Give their codes this value everywhere, also where they are not active.
+    #[arg(long, allow_negative_numbers = true)]
+    pub(crate) set: Option<f32>,
+    /// Tokens to continue the text by.
+    #[arg(long, default_value_t = 20)]
+    pub(crate) tokens: usize,
+    /// Tokens whose probability changes most, to show.
+    #[arg(long, default_value_t = 10)]
+    pub(crate) changes: usize,
+}

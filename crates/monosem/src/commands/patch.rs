@@ -1,0 +1,151 @@
+//! `monosem patch`.
+
+use anyhow::{Context as _, Result, ensure};
+use monosem_assets::Assets;
+use monosem_dictionary::{Dictionary as _, LinearDictionary, metadata};
+use monosem_hooks::{HookPoint, HookedModel as _};
+use monosem_lm::{LanguageModel, LoadOptions, Tokenizer};
+use monosem_patching::{Change, Intervention, PatchingConfig, SelectionConfig, Steering, accuracy};
+use serde_json::json;
+
+use super::Bar;
+use crate::causal::{self, Experiment, Prompts};
+use crate::cli;
+use crate::profile::thresholds;
+use crate::{exit, interrupt};
+
+/// A dictionary, its model, and the hook point where they meet.
+pub(crate) struct Site {
+    pub(crate) dictionary: LinearDictionary,
+    pub(crate) model: LanguageModel,
+    pub(crate) tokenizer: Tokenizer,
+    pub(crate) hook: HookPoint,
+    pub(crate) assets: Assets,
+}
+
+impl Site {
+    pub(crate) fn open(at: &cli::Where) -> Result<Self> {
+        let dictionary = LinearDictionary::load(&at.dictionary)?;
+        let hook = match at.hook {
+            Some(hook) => hook,
+            None => {
+                let named = metadata(&at.dictionary)?["hook"].as_str().map(str::to_owned);
+                let missing = "the dictionary does not say which hook point it reads: name it with --hook";
+                named.context(missing)?.parse()?
+            }
+        };
+        let assets = Assets::from_env()?;
+        let files = at.model.obtain(&assets, &mut |progress| Bar::new("model").fetch(&progress))?;
+        let model = LanguageModel::load(&files, &LoadOptions { center_writing_weights: at.centered })?;
+        let tokenizer = Tokenizer::load(&files)?;
+        let width = model.width(hook.site).filter(|_| hook.layer < model.n_layers());
+        let width = width.with_context(|| format!("{} has no hook point {hook}", at.model))?;
+        ensure!(
+            dictionary.d_in() == width,
+            "the dictionary in {} reads activations {} wide, those of {} at {hook} are {width} wide",
+            at.dictionary.display(),
+            dictionary.d_in(),
+            at.model
+        );
+        Ok(Self { dictionary, model, tokenizer, hook, assets })
+    }
+
+    /// The text of a token.
+    fn token(&self, id: u32) -> String {
+        self.tokenizer.token(id).unwrap_or_default()
+    }
+}
+
+/// Finds the features that cause indirect object identification, and prints the sets that the selection went through.
+pub(crate) fn ioi(args: &cli::Ioi) -> Result<u8> {
+    interrupt::listen()?;
+    let site = Site::open(&args.at)?;
+    let task = causal::task(&args.task)?;
+    let prompts = Prompts::draw(&task, [args.prompts, args.report_prompts], args.seed, &site.tokenizer)?;
+    let before = accuracy(&site.model, &prompts.report);
+    let config = PatchingConfig {
+        hook: site.hook,
+        drop_positions: args.at.drop_positions.0.clone(),
+        with_error_term: false,
+    };
+    let experiment = Experiment::new(&site.model, &site.dictionary, &prompts, &config)?;
+    let selection = SelectionConfig {
+        thresholds: thresholds(args.thresholds, args.low, args.high),
+        seed: args.seed,
+        max_candidates: (args.max_candidates > 0).then_some(args.max_candidates),
+    };
+    let mut bar = Bar::new("selection");
+    let descent = experiment.descend(&selection, &mut |done, total| bar.show(done as u64, total as u64, "visits"));
+    drop(bar);
+    if descent.is_err() && interrupt::requested() {
+        return Ok(exit::INTERRUPTED);
+    }
+    let descent = descent?;
+    if args.at.json {
+        let out = json!({
+            "ioi_accuracy": before.share(), "logit_diff": before.mean_logit_diff(), "descent": descent,
+        });
+        println!("{}", serde_json::to_string_pretty(&out)?);
+        return Ok(exit::OK);
+    }
+    println!(
+        "the model names the indirect object in {:.0} % of {} prompts (mean logit difference {:.2})",
+        100.0 * before.share(),
+        args.report_prompts,
+        before.mean_logit_diff()
+    );
+    println!("{} features differ between the prompts and their counterfactuals", descent.candidates);
+    println!("{:>10} {:>9} {:>10} {:>10} {:>11} {:>10}", "threshold", "features", "KL chosen", "KL others", "logit diff", "edit norm");
+    for set in &descent.sets {
+        println!(
+            "{:>10} {:>9} {:>10.3} {:>10.3} {:>11.2} {:>10.3}",
+            set.threshold,
+            set.features.len(),
+            set.choose.mean_kl(),
+            set.report.mean_kl(),
+            set.report.mean_logit_diff(),
+            set.report.mean_edit_norm()
+        );
+    }
+    if let Some(last) = descent.sets.iter().rev().find(|set| !set.features.is_empty()) {
+        println!("the features left last: {:?}", last.features);
+    }
+    Ok(exit::OK)
+}
+
+/// Changes features while the model reads a text, and prints the continuation and the probabilities without and with that.
+pub(crate) fn run(args: &cli::PatchRun) -> Result<u8> {
+    interrupt::listen()?;
+    let site = Site::open(&args.at)?;
+    let change = match (args.scale, args.set) {
+        (Some(factor), _) => Change::Scale(factor),
+        (None, Some(value)) => Change::Set(value),
+        (None, None) => Change::Ablate,
+    };
+    let interventions = [Intervention { hook: site.hook, features: args.features.clone(), change }];
+    let steering = Steering::new(&site.model, &site.dictionary, &interventions, &args.at.drop_positions.0)?;
+    let tokens = site.tokenizer.encode(&args.text)?;
+    let steered = steering.steer(&tokens)?;
+    let continuation = |with: bool| -> Result<String> {
+        Ok(site.tokenizer.decode(&steering.continue_greedily(&tokens, args.tokens, with)?)?)
+    };
+    let (without, with) = (continuation(false)?, continuation(true)?);
+    // What happens less than once in a thousand times either way is left out.
+    let changes = steered.changes(args.changes, 1e-3);
+    if args.at.json {
+        let changes: Vec<_> = changes
+            .iter()
+            .map(|c| json!({ "token": c.token, "text": site.token(c.token), "log_prob": c.base, "log_prob_patched": c.steered }))
+            .collect();
+        let out = json!({ "continuation": without, "continuation_patched": with, "next_token": changes });
+        println!("{}", serde_json::to_string_pretty(&out)?);
+        return Ok(exit::OK);
+    }
+    println!("without: {}{without}", args.text);
+    println!("with:    {}{with}", args.text);
+    println!("{:>16} {:>9} {:>9}", "next token", "without", "with");
+    for c in &changes {
+        println!("{:>16} {:>9.4} {:>9.4}", format!("{:?}", site.token(c.token)), c.base.exp(), c.steered.exp());
+    }
+    Ok(exit::OK)
+}

@@ -1,0 +1,364 @@
+//! `ioi-HOOK-DICTIONARY`: which features, patched from the counterfactual run, move the answer of indirect object identification; and
+//! `ioi-claims-HOOK`: the dictionaries compared, prompt by prompt.
+
+use std::ops::ControlFlow;
+
+use anyhow::{Context as _, Result};
+use monosem_activations::Store;
+use monosem_assets::Assets;
+use monosem_autointerp::Budget;
+use monosem_corpus::Contexts;
+use monosem_dictionary::{Activation, Estimate, LinearDictionary};
+use monosem_graph::{Ctx, Node};
+use monosem_hooks::{HookPoint, HookedModel};
+use monosem_lm::{LanguageModel, Tokenizer};
+use monosem_patching::{Curve, Evaluation, FeatureChange, PatchingConfig, SelectionConfig, accuracy};
+use monosem_report::{FeatureExample, ResultRow, write_features};
+use serde_json::json;
+
+use super::baselines::{self, NON_NEGATIVE, SIGNED};
+use super::{FEATURES, Label, capture, corpus, measure, model_inputs, model_params, sae, sae_name, sae_setting, save_rows};
+use crate::causal::{self, Bootstrap, Descent, Experiment, Prompts, Reading};
+use crate::fetch;
+use crate::interpretation::{Cut, Settings, stored, vocabulary};
+use crate::profile::{Ioi, Language};
+
+/// The descents of a dictionary, for the node that compares.
+const DESCENTS: &str = "descents.json";
+
+/// What is patched.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Method {
+    Sae { ratio: f64, alpha: f32 },
+    Pca,
+    PcaNonNegative,
+    Ica,
+    Identity,
+    Random,
+}
+
+impl Method {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Sae { .. } => "sae-tied",
+            Self::Pca => "pca",
+            Self::PcaNonNegative => "pca-non-negative",
+            Self::Ica => "ica",
+            Self::Identity => "identity",
+            Self::Random => "random-relu",
+        }
+    }
+
+    fn setting(self) -> String {
+        match self {
+            Self::Sae { ratio, alpha } => sae_setting(ratio, alpha),
+            _ => String::new(),
+        }
+    }
+
+    /// The part of a node's name.
+    fn slug(self) -> String {
+        match self {
+            Self::Sae { ratio, alpha } => format!("sae-r{ratio}-a{alpha}"),
+            _ => self.name().into(),
+        }
+    }
+
+    /// The node that made the dictionary, if one did.
+    fn node(self, hook: HookPoint) -> Option<String> {
+        match self {
+            Self::Sae { ratio, alpha } => Some(sae_name(hook, ratio, alpha)),
+            Self::Pca | Self::PcaNonNegative => Some(baselines::pca_name(hook)),
+            Self::Ica => Some(baselines::ica_name(hook)),
+            Self::Identity | Self::Random => None,
+        }
+    }
+
+    fn dictionary(self, language: &Language, hook: HookPoint, d_in: usize, ctx: &Ctx<'_>) -> Result<LinearDictionary> {
+        let folder = match self {
+            Self::Sae { .. } => sae::DICTIONARY,
+            Self::PcaNonNegative => NON_NEGATIVE,
+            Self::Pca | Self::Ica => SIGNED,
+            Self::Identity => return Ok(LinearDictionary::identity(d_in)),
+            Self::Random => return Ok(measure::random(language, d_in, Activation::Relu)),
+        };
+        let node = self.node(hook).context("a dictionary that a node made")?;
+        Ok(LinearDictionary::load(&ctx.dep(&node)?.join(folder))?)
+    }
+}
+
+fn methods(ioi: &Ioi) -> Vec<Method> {
+    let saes = ioi.alphas.iter().map(|alpha| Method::Sae { ratio: ioi.ratio, alpha: *alpha });
+    let baselines = [Method::Pca, Method::PcaNonNegative, Method::Ica, Method::Identity, Method::Random];
+    saes.chain(baselines).collect()
+}
+
+fn name(hook: HookPoint, method: Method) -> String {
+    format!("ioi-{hook}-{}", method.slug())
+}
+
+pub(super) fn nodes<'a>(language: &'a Language, ioi: &'a Ioi, hook: HookPoint, assets: &'a Assets) -> Vec<Node<'a>> {
+    let of_method = |method: Method| {
+        let is_sae = matches!(method, Method::Sae { .. });
+        let mut deps: Vec<String> = method.node(hook).into_iter().collect();
+        deps.push(super::fetch::MODEL.into());
+        if is_sae && language.interp.is_some() {
+            deps.extend([corpus::NAME.into(), capture::TRAIN.into(), capture::INTERPRETATION.into()]);
+        }
+        let params = json!({
+            "hook": hook,
+            "method": method.slug(),
+            "model": model_params(&language.model, language.center_writing_weights),
+            "ioi": ioi,
+            "interp": language.interp.as_ref().filter(|_| is_sae),
+            "drop_positions": language.capture.drop_positions,
+            "random_ratio": language.baselines.random_ratio,
+            "seed": language.baselines.seed,
+        });
+        let code = [
+            "patching",
+            "autointerp",
+            "lm",
+            "activations",
+            "monosem/nodes/ioi",
+            "monosem/nodes/sae",
+            "monosem/causal",
+            "monosem/interpretation",
+            "monosem/evaluation",
+        ];
+        let weight = ioi.prompts as f64 * ioi.thresholds as f64 / 2.0;
+        let mut node = super::node(name(hook, method), deps, params, &code, weight, move |ctx| {
+            run(language, ioi, hook, method, assets, ctx)
+        });
+        node.inputs = model_inputs(&language.model);
+        node.inputs.extend(task_file(&ioi.task));
+        node
+    };
+    let mut nodes: Vec<Node<'a>> = methods(ioi).into_iter().map(of_method).collect();
+    let deps = methods(ioi).into_iter().map(|method| name(hook, method)).collect();
+    let params = json!({ "hook": hook, "ioi": ioi });
+    let code = ["patching", "dictionary", "monosem/nodes/ioi", "monosem/causal"];
+    let claims = format!("ioi-claims-{hook}");
+    nodes.push(super::node(claims, deps, params, &code, 5.0, move |ctx| compare(ioi, hook, ctx)));
+    nodes
+}
+
+/// A task given as a path: its content belongs to the key.
+fn task_file(task: &str) -> Option<std::path::PathBuf> {
+    let path = std::path::PathBuf::from(task);
+    path.is_file().then_some(path)
+}
+
+fn run(language: &Language, ioi: &Ioi, hook: HookPoint, method: Method, assets: &Assets, ctx: &Ctx<'_>) -> Result<()> {
+    let model = fetch::load(assets, &language.model, language.center_writing_weights, ctx)?;
+    let tokenizer = Tokenizer::load(&fetch::model(assets, &language.model, ctx)?)?;
+    let task = causal::task(&ioi.task)?;
+    let prompts = Prompts::draw(&task, [ioi.prompts, ioi.report_prompts], ioi.seed, &tokenizer)?;
+    let width = model.width(hook.site).with_context(|| format!("the model has no hook point {hook}"))?;
+    let dictionary = method.dictionary(language, hook, width, ctx)?;
+    let config = PatchingConfig {
+        hook,
+        drop_positions: language.capture.drop_positions.clone(),
+        with_error_term: false,
+    };
+    let experiment = Experiment::new(&model, &dictionary, &prompts, &config)?;
+    let mut descents = Vec::new();
+    for (i, &seed) in ioi.seeds.iter().enumerate() {
+        let selection = SelectionConfig { thresholds: ioi.grid(), seed, max_candidates: ioi.candidates() };
+        let mut progress = |done: usize, total: usize| {
+            ctx.progress((i * total + done) as u64, (ioi.seeds.len() * total) as u64, "visits");
+            if ctx.cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        let descent = experiment.descend(&selection, &mut progress);
+        if descent.is_err() {
+            ctx.check()?;
+        }
+        descents.push(descent?);
+    }
+    let label = Label::new("ioi", method.name(), hook, method.setting());
+    let mut rows = rows_of(&label, &descents);
+    let curves: Vec<Curve> = descents.iter().map(Descent::curve).collect();
+    rows.extend(readings(&label.with_setting("prompts=report"), ioi, width, &curves));
+    if method == Method::Identity {
+        rows.extend(model_rows(hook, &model, &prompts));
+    }
+    if matches!(method, Method::Sae { .. }) {
+        let chosen = chosen(ioi, &descents);
+        let changes = experiment.report.feature_changes(&chosen);
+        let features = chosen_features(language, ioi, hook, method, &model, &tokenizer, &dictionary.select(&chosen), &changes, ctx)?;
+        write_features(&ctx.out().join(FEATURES), &features)?;
+    }
+    let text = serde_json::to_string(&descents)? + "\n";
+    std::fs::write(ctx.out().join(DESCENTS), text).context("cannot write the descents")?;
+    save_rows(ctx, &rows)
+}
+
+/// How well the model does the task at all.
+fn model_rows(hook: HookPoint, model: &LanguageModel, prompts: &Prompts) -> Vec<ResultRow> {
+    let accuracy = accuracy(model, &prompts.report);
+    let n = accuracy.logit_diff.len() as u64;
+    let label = Label::new("ioi", "model", hook, "prompts=report");
+    let right: Vec<f64> = accuracy.logit_diff.iter().map(|diff| f64::from(u8::from(*diff > 0.0))).collect();
+    vec![
+        label.estimate("ioi_accuracy", over_prompts(&right), n, "1"),
+        label.estimate("logit_diff", over_prompts(&accuracy.logit_diff), n, "logits"),
+    ]
+}
+
+/// A mean over prompts.
+fn over_prompts(values: &[f64]) -> Estimate {
+    Estimate::of_ratio(&values.iter().map(|value| (*value, 1.0)).collect::<Vec<_>>())
+}
+
+fn rows_of(label: &Label, descents: &[Descent]) -> Vec<ResultRow> {
+    let mut rows = Vec::new();
+    for descent in descents {
+        for (prompts, of) in [("choose", false), ("report", true)] {
+            for set in &descent.sets {
+                let setting = format!("prompts={prompts},seed={},threshold={}", descent.seed, set.threshold);
+                let evaluation = if of { &set.report } else { &set.choose };
+                rows.extend(evaluation_rows(&label.with_setting(&setting), evaluation));
+            }
+        }
+    }
+    rows
+}
+
+fn evaluation_rows(label: &Label, evaluation: &Evaluation) -> Vec<ResultRow> {
+    let n = evaluation.kl.len() as u64;
+    vec![
+        label.row("patched_features", evaluation.n_features as f64, n, "features"),
+        label.estimate("kl", over_prompts(&evaluation.kl), n, "nats"),
+        label.estimate("logit_diff", over_prompts(&evaluation.logit_diff), n, "logits"),
+        label.estimate("edit_norm", over_prompts(&evaluation.edit_norm), n, "1"),
+    ]
+}
+
+const READINGS: [(&str, &str); 4] =
+    [("kl_auc", "1"), ("features_for_half_kl", "features"), ("edit_for_half_kl", "1"), ("kl_floor", "nats")];
+
+/// What is read off the curves, named in [`READINGS`].
+fn kinds(up_to: usize) -> [Reading; 4] {
+    [Reading::Area { up_to }, Reading::Features, Reading::Edit, Reading::Floor]
+}
+
+fn readings(label: &Label, ioi: &Ioi, up_to: usize, curves: &[Curve]) -> Vec<ResultRow> {
+    let bootstrap = Bootstrap { resamples: ioi.resamples, seed: ioi.seed };
+    let mut rows = Vec::new();
+    for ((metric, unit), reading) in READINGS.iter().zip(kinds(up_to)) {
+        if let Some(estimate) = bootstrap.reading(reading, curves) {
+            rows.push(label.estimate(metric, estimate, ioi.report_prompts as u64, unit));
+        }
+    }
+    rows
+}
+
+/// The features that are left last in the first descent, the most persistent first.
+fn chosen(ioi: &Ioi, descents: &[Descent]) -> Vec<usize> {
+    let mut chosen: Vec<usize> = Vec::new();
+    for set in descents.first().map_or(&[][..], |descent| &descent.sets).iter().rev() {
+        let new: Vec<usize> = set.features.iter().filter(|feature| !chosen.contains(feature)).copied().collect();
+        chosen.extend(new);
+        if chosen.len() >= ioi.examples {
+            break;
+        }
+    }
+    chosen.truncate(ioi.examples);
+    chosen
+}
+
+/// What the chosen features fire on, and where in the prompts they change.
+#[allow(clippy::too_many_arguments, reason = "everything that a node has at hand")]
+fn chosen_features(
+    language: &Language,
+    ioi: &Ioi,
+    hook: HookPoint,
+    method: Method,
+    model: &LanguageModel,
+    tokenizer: &Tokenizer,
+    dictionary: &LinearDictionary,
+    changes: &[FeatureChange],
+    ctx: &Ctx<'_>,
+) -> Result<Vec<FeatureExample>> {
+    let Some(interp) = &language.interp else { return Ok(Vec::new()) };
+    let vocabulary = vocabulary(model, tokenizer);
+    let contexts = Contexts::load(&ctx.dep(corpus::NAME)?.join("interpretation.safetensors"))?;
+    let cut = Cut::new(&contexts, interp.fragment, interp.fragments, &language.capture.drop_positions)?;
+    let store = Store::open(&ctx.dep(capture::INTERPRETATION)?.join(capture::STORE))?.hook(hook)?;
+    let norm_limit = sae::rows(language, hook, capture::TRAIN, ctx)?.norm_limit();
+    let mut step = |_| Ok(ctx.check()?);
+    let gathered = cut.gather(&mut stored(&store, &cut), norm_limit, &[dictionary], &interp.gather(), &mut step)?;
+    let headline = Budget::Patterns(interp.headline);
+    let settings =
+        Settings { vocabulary: &vocabulary, patterns: interp.patterns, budgets: vec![headline], headline: interp.headline, seed: 0 };
+    let explained = gathered.into_iter().flat_map(|examples| settings.explain(&cut.fragments, examples));
+    let example = |(feature, change): (crate::interpretation::Explained, &FeatureChange)| FeatureExample {
+        experiment: "ioi".into(),
+        method: method.name().into(),
+        hook: hook.to_string(),
+        setting: method.setting(),
+        feature: change.feature,
+        explanation: feature.scored.as_ref().map_or_else(String::new, |scored| {
+            scored.explanation.first(interp.headline).sentence(&vocabulary)
+        }),
+        score: feature.scored.as_ref().and_then(|scored| scored.at(headline)).map(|score| score.combined),
+        skew: feature.examples.moments.skew(),
+        kurtosis: feature.examples.moments.kurtosis(),
+        note: note(change, ioi),
+        fragments: settings.shown(&cut.fragments, &feature),
+    };
+    Ok(explained.zip(changes).map(example).collect())
+}
+
+/// Where the feature's code differs between a prompt and its counterfactual, in words.
+fn note(change: &FeatureChange, ioi: &Ioi) -> String {
+    let places = [("IO", change.at_io), ("S1", change.at_s1), ("S2", change.at_s2), ("END", change.at_end)];
+    let named: Vec<String> =
+        places.iter().filter(|(_, change)| *change > 0.0).map(|(name, change)| format!("{name} {change:.2}")).collect();
+    let places = if named.is_empty() { "changes between the named positions".to_owned() } else { named.join(", ") };
+    format!("mean change of its code: {places}; differs on {} of {} prompts", change.n_prompts, ioi.report_prompts)
+}
+
+/// The autoencoder against each other dictionary, and each alpha against the others' floor, on the same resamples of prompts.
+fn compare(ioi: &Ioi, hook: HookPoint, ctx: &Ctx<'_>) -> Result<()> {
+    let curves = |method: Method| -> Result<Vec<Curve>> {
+        let file = ctx.dep(&name(hook, method))?.join(DESCENTS);
+        let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        let descents: Vec<Descent> =
+            serde_json::from_str(&text).with_context(|| format!("{} is damaged", file.display()))?;
+        Ok(descents.iter().map(Descent::curve).collect())
+    };
+    let bootstrap = Bootstrap { resamples: ioi.resamples, seed: ioi.seed };
+    let stands = Method::Sae { ratio: ioi.ratio, alpha: ioi.alpha };
+    let ours = curves(stands)?;
+    let n = ioi.report_prompts as u64;
+    // The axis is the same for both, so any end serves; that of a curve's largest set covers it.
+    let mut rows = Vec::new();
+    for method in methods(ioi).into_iter().filter(|method| *method != stands) {
+        ctx.check()?;
+        let theirs = curves(method)?;
+        let largest = |curves: &[Curve]| curves.iter().filter_map(|c| c.points().last()).map(|p| p.n_features).max();
+        let up_to = largest(&ours).max(largest(&theirs)).unwrap_or(1).max(1);
+        let other = if method.setting().is_empty() { method.name().to_owned() } else { method.slug() };
+        let label = Label::new("claims", stands.name(), hook, format!("{},against={other}", stands.setting()));
+        let metrics = [
+            ("kl_auc_difference", "1", Reading::Area { up_to }),
+            ("features_for_half_kl_ratio", "1", Reading::Features),
+            ("edit_for_half_kl_ratio", "1", Reading::Edit),
+            ("kl_floor_difference", "nats", Reading::Floor),
+        ];
+        for (metric, unit, reading) in metrics {
+            if let Some(estimate) = bootstrap.comparison(reading, &ours, &theirs) {
+                rows.push(label.estimate(metric, finite(estimate), n, unit));
+            }
+        }
+    }
+    save_rows(ctx, &rows)
+}
+
+/// A ratio without bound, where only the other dictionary gets to half of the KL, as a large number that a file can hold.
+fn finite(estimate: Estimate) -> Estimate {
+    const MOST: f64 = 1e6;
+    let cut = |value: f64| value.min(MOST);
+    Estimate { value: cut(estimate.value), interval: estimate.interval.map(|(low, high)| (cut(low), cut(high))) }
+}

@@ -1,0 +1,204 @@
+//! The settings of the two experiments behind the paper's claims: interpretability, and causes of behaviour.
+
+use anyhow::{Context as _, Result, bail, ensure};
+use monosem_autointerp::{GatherConfig, PatternConfig, SplitRule};
+use monosem_hooks::HookPoint;
+use serde::{Deserialize, Serialize};
+
+/// Explaining features and scoring the explanations.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Interp {
+    /// Features of each dictionary, the first ones by index.
+    pub features: usize,
+    /// Tokens in a fragment; contexts of the interpretation split are cut into fragments, and those that span documents are left out.
+    pub fragment: usize,
+    /// At most this many fragments.
+    pub fragments: usize,
+    /// How fragments are divided into those to explain from and those to score on: `documents` (no document on both sides) or
+    /// `interleaved` (the paper's rule).
+    pub split: SplitRule,
+    /// A feature with fewer fragments to explain from is unscored, as is one with fewer fragments to score on than `split` asks for.
+    pub explain_min: usize,
+    /// How patterns are chosen.
+    pub patterns: PatternConfig,
+    /// Lengths of explanations, in patterns, at which they are scored.
+    pub lengths: Vec<usize>,
+    /// Lengths of explanations, in bits.
+    pub bits: Vec<usize>,
+    /// The length of the headline score, one of `lengths`: what a sentence can hold.
+    pub headline: usize,
+    /// The autoencoder that stands for the method where one is compared with the baselines: its ratio and alpha.
+    pub ratio: f64,
+    /// See `ratio`.
+    pub alpha: f32,
+    /// Features of each dictionary that the report shows.
+    pub examples: usize,
+    /// Draws fragments, sides and shuffles.
+    pub seed: u64,
+    /// The control: an autoencoder of the same model with weights drawn anew.
+    pub random_model: Option<RandomModel>,
+}
+
+/// A model whose weights were drawn anew, as a control.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RandomModel {
+    /// Draws the weights.
+    pub seed: u64,
+    /// Training tokens that its activations are captured on.
+    pub tokens: usize,
+    /// Steps of its autoencoder.
+    pub steps: u64,
+}
+
+impl Interp {
+    /// What the gatherer is asked for.
+    #[must_use]
+    pub fn gather(&self) -> GatherConfig {
+        GatherConfig { split: self.split, explain_min: self.explain_min, seed: self.seed }
+    }
+
+    pub(super) fn validate(&self, context: usize, cases: &[(f64, f32)]) -> Result<()> {
+        self.gather().validate().context("language.interp")?;
+        self.patterns.validate().context("language.interp.patterns")?;
+        let counts = [("features", self.features), ("fragments", self.fragments), ("examples", self.examples)];
+        if let Some((key, _)) = counts.iter().find(|(_, value)| *value == 0) {
+            bail!("language.interp.{key} must be at least 1");
+        }
+        ensure!(
+            (2..=context).contains(&self.fragment),
+            "language.interp.fragment = {}: from 2 to the {context} tokens of a context",
+            self.fragment
+        );
+        ensure!(
+            self.lengths.contains(&self.headline),
+            "language.interp.headline = {} is not one of lengths = {:?}",
+            self.headline,
+            self.lengths
+        );
+        ensure!(
+            self.lengths.iter().all(|length| *length <= self.patterns.max_patterns),
+            "language.interp.lengths = {:?}: at most patterns.max_patterns = {}",
+            self.lengths,
+            self.patterns.max_patterns
+        );
+        ensure!(
+            cases.contains(&(self.ratio, self.alpha)),
+            "language.interp.ratio = {} and alpha = {} are not among the autoencoders that are trained",
+            self.ratio,
+            self.alpha
+        );
+        if let Some(random) = &self.random_model {
+            ensure!(random.tokens > 0 && random.steps > 0, "language.interp.random_model: tokens and steps of at least 1");
+        }
+        Ok(())
+    }
+}
+
+/// Indirect object identification: which features, patched from a counterfactual run, move the answer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ioi {
+    /// Names and templates: `english`, `toy`, or the path of a TOML file of that form.
+    pub task: String,
+    /// Where features are patched; each is also a hook point of `capture.hooks`.
+    pub hooks: Vec<HookPoint>,
+    /// The ratio of the autoencoders that are patched.
+    pub ratio: f64,
+    /// Their alphas.
+    pub alphas: Vec<f32>,
+    /// The alpha that is compared with the baselines in the claims: to be chosen by what the `choose` prompts say.
+    pub alpha: f32,
+    /// Prompts on which features are chosen.
+    pub prompts: usize,
+    /// Prompts of other names and templates, on which they are reported.
+    pub report_prompts: usize,
+    /// Thresholds on the rise of KL, as many in equal ratios from `threshold_low` to `threshold_high` (50 from 1e-5 to 1 in the paper).
+    pub thresholds: usize,
+    /// The lowest threshold, in nats.
+    pub threshold_low: f64,
+    /// The highest threshold, in nats.
+    pub threshold_high: f64,
+    /// Start with this many features instead of all: those whose codes change most, times the norm of their direction; 0 for all.
+    pub max_candidates: usize,
+    /// Orders in which features are visited, one selection each.
+    pub seeds: Vec<u64>,
+    /// Bootstrap resamples over prompts.
+    pub resamples: usize,
+    /// Chosen features of each dictionary that the report shows.
+    pub examples: usize,
+    /// Draws names, templates and prompts.
+    pub seed: u64,
+}
+
+impl Ioi {
+    /// The thresholds, ascending, in nats.
+    #[must_use]
+    pub fn grid(&self) -> Vec<f64> {
+        thresholds(self.thresholds, self.threshold_low, self.threshold_high)
+    }
+
+    /// The number of features to start with, where there is a limit.
+    #[must_use]
+    pub fn candidates(&self) -> Option<usize> {
+        (self.max_candidates > 0).then_some(self.max_candidates)
+    }
+
+    pub(super) fn validate(&self, captured: &[HookPoint], cases: &[(f64, f32)]) -> Result<()> {
+        if let Some(hook) = self.hooks.iter().find(|hook| !captured.contains(hook)) {
+            bail!("language.ioi.hooks has {hook}, which is not among language.capture.hooks");
+        }
+        if let Some(alpha) = self.alphas.iter().find(|alpha| !cases.contains(&(self.ratio, **alpha))) {
+            bail!("language.ioi: no autoencoder of ratio {} and alpha {alpha} is trained", self.ratio);
+        }
+        ensure!(
+            self.alphas.contains(&self.alpha),
+            "language.ioi.alpha = {} is not one of alphas = {:?}",
+            self.alpha,
+            self.alphas
+        );
+        let low = self.threshold_low;
+        ensure!(
+            low > 0.0 && low < self.threshold_high && self.threshold_high.is_finite(),
+            "language.ioi: thresholds from {low} to {}: expected two positive numbers, the lower first",
+            self.threshold_high
+        );
+        let counts = [
+            ("hooks", self.hooks.len()),
+            ("prompts", self.prompts),
+            ("report_prompts", self.report_prompts),
+            ("thresholds", self.thresholds),
+            ("seeds", self.seeds.len()),
+            ("resamples", self.resamples),
+            ("examples", self.examples),
+        ];
+        if let Some((key, _)) = counts.iter().find(|(_, value)| *value == 0) {
+            bail!("language.ioi.{key} must be at least 1 or have an item");
+        }
+        Ok(())
+    }
+}
+
+/// `n` thresholds in equal ratios.
+pub(crate) fn thresholds(n: usize, low: f64, high: f64) -> Vec<f64> {
+    let step = (high / low).ln() / (n.max(2) - 1) as f64;
+    (0..n).map(|i| low * (step * i as f64).exp()).collect()
+}
+
+/// Documents of the toy language whose tokens are labelled.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Properties {
+    /// Number of documents, half to choose latents on and half to report.
+    pub documents: u32,
+    /// Draws them; another seed than that of the text.
+    pub seed: u64,
+}
+
+impl Properties {
+    pub(super) fn validate(&self) -> Result<()> {
+        ensure!(self.documents >= 2, "language.properties.documents = {}: at least 2", self.documents);
+        Ok(())
+    }
+}

@@ -1,0 +1,161 @@
+//! Prompts drawn from a task.
+
+use std::collections::{HashMap, HashSet};
+
+use rand::seq::{IndexedRandom, SliceRandom};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+
+use crate::{IoiPrompt, IoiTask, NameOrder, PatchingError, Template};
+
+/// Draws for one prompt before it is given up.
+const ATTEMPTS: usize = 500;
+
+/// One of two disjoint halves of the names and of the templates: features are chosen on one and reported on the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Half {
+    /// For choosing features.
+    Choose,
+    /// For reporting what they do.
+    Report,
+}
+
+/// A name that is one token.
+#[derive(Clone, Copy)]
+struct Name<'a> {
+    text: &'a str,
+    token: u32,
+}
+
+/// Streams of one seed: what is drawn for one purpose leaves the others as they are.
+enum Stream {
+    Names = 0,
+    Templates = 1,
+    Choose = 2,
+    Report = 3,
+}
+
+fn rng(seed: u64, stream: Stream) -> ChaCha8Rng {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    rng.set_stream(stream as u64);
+    rng
+}
+
+/// A half of the items, in seeded order; the first half has the odd one.
+fn half_of<T>(mut items: Vec<T>, rng: &mut ChaCha8Rng, half: Half) -> Vec<T> {
+    items.shuffle(rng);
+    let report = items.split_off(items.len().div_ceil(2));
+    match half {
+        Half::Choose => items,
+        Half::Report => report,
+    }
+}
+
+impl IoiTask {
+    /// Draws `n` different prompts from a half of the names and of the templates.
+    ///
+    /// `encode` turns a text into tokens; nothing is added, so neither does a prompt begin with a special token unless `encode` puts one
+    /// there. Only names are used that are one token after a space and share it with no other name. Templates take turns; the three names,
+    /// the place and the object are drawn for each prompt. The halves depend on `seed`, the task and the vocabulary alone, not on `n`; a
+    /// larger `n` continues a smaller one.
+    ///
+    /// # Errors
+    /// If no name is a single token, a half has fewer than three names or no template, or a template gives no new prompt: too few
+    /// combinations are left, or `encode` merges names with their surroundings.
+    pub fn prompts(
+        &self,
+        n: usize,
+        seed: u64,
+        half: Half,
+        encode: &dyn Fn(&str) -> Vec<u32>,
+    ) -> Result<Vec<IoiPrompt>, PatchingError> {
+        let single = self.single_tokens(encode)?;
+        let of = single.len();
+        let names = half_of(single, &mut rng(seed, Stream::Names), half);
+        if names.len() < 3 {
+            return Err(PatchingError::TooFewNames { found: names.len(), of, listed: self.names.len() });
+        }
+        let templates = self.half_of_templates(seed, half);
+        if templates.is_empty() {
+            return Err(PatchingError::TooFewTemplates { listed: self.templates.len() });
+        }
+        let mut rng = rng(seed, if half == Half::Choose { Stream::Choose } else { Stream::Report });
+        let mut seen = HashSet::new();
+        let mut prompts = Vec::with_capacity(n);
+        for &template in templates.iter().cycle().take(n) {
+            let mut problem = String::new();
+            let prompt = (0..ATTEMPTS).find_map(|_| {
+                let drawn = self.draw(template, &names, encode, &mut rng);
+                match drawn {
+                    Ok(prompt) if seen.insert((prompt.text.clone(), prompt.third)) => return Some(prompt),
+                    Ok(prompt) => problem = format!("{:?} was drawn before", prompt.text),
+                    Err(e) => problem = e,
+                }
+                None
+            });
+            let found = prompts.len();
+            prompts.push(prompt.ok_or(PatchingError::NoPrompt { template, attempts: ATTEMPTS, found, problem })?);
+        }
+        Ok(prompts)
+    }
+
+    /// The names that a vocabulary can be asked for: one token each after a space, and not that of another name.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn single_token_names(&self, encode: &dyn Fn(&str) -> Vec<u32>) -> Result<Vec<&str>, PatchingError> {
+        Ok(self.single_tokens(encode)?.into_iter().map(|name| name.text).collect())
+    }
+
+    fn single_tokens(&self, encode: &dyn Fn(&str) -> Vec<u32>) -> Result<Vec<Name<'_>>, PatchingError> {
+        let first = |list: &[String]| list.first().cloned().unwrap_or_default();
+        let name = first(&self.names);
+        // The place where an answer stands is where a name has to be one token.
+        let before = self.templates[0].fill(&name, &name, &first(&self.places), &first(&self.objects));
+        let length = encode(&before).len();
+        let added = |name: &str| encode(&format!("{before} {name}")).split_off(length);
+        let single = |name: &String| <[u32; 1]>::try_from(added(name)).ok().map(|[token]| token);
+        let tokens: Vec<Option<u32>> = self.names.iter().map(single).collect();
+        let mut uses: HashMap<u32, usize> = HashMap::new();
+        tokens.iter().flatten().for_each(|token| *uses.entry(*token).or_default() += 1);
+        let named = self.names.iter().zip(tokens).filter_map(|(text, token)| Some(Name { text, token: token? }));
+        let names: Vec<Name<'_>> = named.filter(|name| uses[&name.token] == 1).collect();
+        if names.is_empty() {
+            let n_tokens = added(&name).len();
+            return Err(PatchingError::NoSingleTokenName { name, n_tokens, before });
+        }
+        Ok(names)
+    }
+
+    /// A half of each order's templates by their places in the list, in seeded order.
+    fn half_of_templates(&self, seed: u64, half: Half) -> Vec<usize> {
+        let mut rng = rng(seed, Stream::Templates);
+        let of_order = |order| (0..self.templates.len()).filter(|&i| self.templates[i].order == order).collect();
+        let mut templates = half_of(of_order(NameOrder::Abba), &mut rng, half);
+        templates.extend(half_of(of_order(NameOrder::Baba), &mut rng, half));
+        templates.shuffle(&mut rng);
+        templates
+    }
+
+    fn draw(
+        &self,
+        template: usize,
+        names: &[Name<'_>],
+        encode: &dyn Fn(&str) -> Vec<u32>,
+        rng: &mut impl Rng,
+    ) -> Result<IoiPrompt, String> {
+        let drawn: Vec<Name<'_>> = names.sample(rng, 3).copied().collect();
+        let mut drawn = <[Name<'_>; 3]>::try_from(drawn).map_err(|_| "expected three names")?;
+        // Which are drawn is random; their order is not promised to be.
+        drawn.shuffle(rng);
+        let [io, s, third] = drawn;
+        let mut word = |list: &[String]| list.choose(rng).cloned().unwrap_or_default();
+        let (place, object) = (word(&self.places), word(&self.objects));
+        let template_text: &Template = &self.templates[template];
+        let [text, target] = [io, third].map(|name| template_text.fill(name.text, s.text, &place, &object));
+        let tokens = [encode(&text), encode(&target)];
+        IoiPrompt::new(text, tokens, [io, s, third].map(|name| name.token), template)
+    }
+}

@@ -1,0 +1,68 @@
+//! Causal tests of the features of a dictionary.
+//!
+//! An [`IoiTask`] gives prompts and their counterfactuals. [`Patching`] runs both once; after that any set of features can be moved to
+//! what they are in the counterfactual, to see how far the model's answer follows ([`Patching::evaluate`]), which few features carry it
+//! ([`Patching::select`], [`Patching::rank_by_single_effect`], [`Curve`]), and where they differ ([`Patching::feature_changes`]). [`Steering`]
+//! changes features on any text.
+//!
+//! ```
+//! use monosem_dictionary::Dictionary;
+//! use monosem_hooks::HookedModel;
+//! use monosem_patching::{
+//!     Curve, Half, IoiTask, Patching, PatchingConfig, PatchingError, Progress, SelectionConfig, accuracy,
+//! };
+//!
+//! /// Features needed for half the effect: chosen on one half of names and templates, counted on the other.
+//! fn features_for_half(
+//!     model: &dyn HookedModel,
+//!     dictionary: &dyn Dictionary,
+//!     task: &IoiTask,
+//!     encode: &dyn Fn(&str) -> Vec<u32>,
+//!     progress: &mut Progress,
+//! ) -> Result<Option<usize>, PatchingError> {
+//!     let chosen_on = task.prompts(50, 0, Half::Choose, encode)?;
+//!     let reported_on = task.prompts(50, 0, Half::Report, encode)?;
+//!     println!("the model is right on {:.0} %", 100.0 * accuracy(model, &reported_on).share());
+//!     let config = PatchingConfig {
+//!         hook: "blocks.11.hook_resid_post".parse().expect("a hook point"),
+//!         drop_positions: vec![0],
+//!         with_error_term: false,
+//!     };
+//!     let thresholds = SelectionConfig::log_spaced(50);
+//!     let selection = Patching::new(model, dictionary, &chosen_on, &config)?
+//!         .select(&SelectionConfig { thresholds, seed: 0, max_candidates: None }, progress)?;
+//!     let other = Patching::new(model, dictionary, &reported_on, &config)?;
+//!     let curve = Curve::new(other.unpatched(), selection.sets().into_iter().map(|set| other.evaluate(set)));
+//!     Ok(curve.features_for(0.5))
+//! }
+//! # let _ = features_for_half;
+//! ```
+//!
+//! Conventions: a feature is a latent of the dictionary, by its index; KL in nats and in `f64`; a set's numbers are kept prompt by prompt.
+
+mod curve;
+mod directions;
+mod drawing;
+mod error;
+mod evaluation;
+mod intervention;
+mod pass;
+mod patching;
+mod prompt;
+mod ranking;
+mod run;
+mod selection;
+mod state;
+mod task;
+
+pub use curve::{Bootstrap, CountAxis, Curve, Interval};
+pub use drawing::Half;
+pub use error::{PatchingError, Progress};
+pub use evaluation::Evaluation;
+pub use intervention::{Change, Intervention, Steered, Steering, TokenChange};
+pub use patching::{Patching, PatchingConfig};
+pub use prompt::{Accuracy, IoiPrompt, accuracy};
+pub use ranking::{FeatureChange, SingleEffect};
+pub use selection::{Accepted, Selection, SelectionConfig};
+pub use state::State;
+pub use task::{IoiTask, NameOrder, Template};

@@ -1,0 +1,164 @@
+//! Passes of batches of prompts, of which only the last position's logits are wanted.
+
+use std::ops::ControlFlow;
+
+use monosem_hooks::{HookPoint, HookedModel, Site};
+use ndarray::{Array2, Array3, ArrayView2, ArrayView3, ArrayViewMut3, s};
+
+use crate::PatchingError;
+
+/// Prompts in one pass.
+const BATCH: usize = 32;
+
+/// Indices of prompts in batches of similar lengths, since a batch is padded to its longest.
+pub(crate) fn batches(lengths: &[usize]) -> Vec<Vec<usize>> {
+    let mut order: Vec<usize> = (0..lengths.len()).collect();
+    order.sort_by_key(|&i| lengths[i]);
+    order.chunks(BATCH).map(<[usize]>::to_vec).collect()
+}
+
+/// Contexts padded on the right to the longest, `[batch, position]`. Any token would do.
+pub(crate) fn padded_tokens(contexts: &[&[u32]]) -> Array2<u32> {
+    let longest = contexts.iter().map(|context| context.len()).max().unwrap_or(0);
+    Array2::from_shape_fn((contexts.len(), longest), |(i, position)| contexts[i].get(position).copied().unwrap_or(0))
+}
+
+/// Activations `[position, width]` padded on the right with zeros to the longest, `[batch, position, width]`.
+pub(crate) fn padded_rows(contexts: &[ArrayView2<'_, f32>]) -> Array3<f32> {
+    let longest = contexts.iter().map(ArrayView2::nrows).max().unwrap_or(0);
+    let width = contexts.first().map_or(0, ArrayView2::ncols);
+    let mut padded = Array3::zeros((contexts.len(), longest, width));
+    for (mut padded, context) in padded.outer_iter_mut().zip(contexts) {
+        padded.slice_mut(s![..context.nrows(), ..]).assign(context);
+    }
+    padded
+}
+
+/// Where a pass begins.
+pub(crate) enum Start<'a> {
+    /// At the tokens `[batch, position]`.
+    Tokens(ArrayView2<'a, u32>),
+    /// At the residual stream `[batch, position, d_model]` that enters a block.
+    Stream(usize, Array3<f32>),
+}
+
+/// What may change activations on the way.
+pub(crate) type Edit<'a> = dyn FnMut(HookPoint, ArrayViewMut3<'_, f32>) + 'a;
+
+/// The logits `[batch, d_vocab]` at position `ends[i]` of each context.
+///
+/// The unembedding is the largest product of a small model, so it is done for these positions alone.
+pub(crate) fn last_logits(
+    model: &dyn HookedModel,
+    start: Start<'_>,
+    ends: &[usize],
+    edit: &mut Edit<'_>,
+) -> Array2<f32> {
+    let n_layers = model.n_layers();
+    let top = HookPoint::new(n_layers - 1, Site::ResidPost);
+    let mut found = None;
+    let mut hook = |point, mut activations: ArrayViewMut3<'_, f32>| {
+        edit(point, activations.view_mut());
+        if point != top {
+            return ControlFlow::Continue(());
+        }
+        found = Some(at_ends(activations.view(), ends));
+        ControlFlow::Break(())
+    };
+    match start {
+        Start::Tokens(tokens) => drop(model.forward(tokens, &mut hook)),
+        Start::Stream(layer, stream) if layer == n_layers => found = Some(at_ends(stream.view(), ends)),
+        Start::Stream(layer, stream) => drop(model.forward_from(layer, stream, &mut hook)),
+    }
+    let found = found.expect("a pass visits the residual stream that leaves the last block");
+    match model.forward_from(n_layers, found, &mut |_, _| ControlFlow::Continue(())) {
+        ControlFlow::Continue(logits) => logits.slice_move(s![.., 0, ..]),
+        ControlFlow::Break(()) => unreachable!("the hook never ends the pass"),
+    }
+}
+
+fn at_ends(stream: ArrayView3<'_, f32>, ends: &[usize]) -> Array3<f32> {
+    let (batch, _, width) = stream.dim();
+    Array3::from_shape_fn((batch, 1, width), |(i, _, k)| stream[[i, ends[i], k]])
+}
+
+/// Checks that the model has the hook point, of the width that a dictionary reads.
+pub(crate) fn check_hook(model: &dyn HookedModel, hook: HookPoint, d_in: usize) -> Result<(), PatchingError> {
+    let n_layers = model.n_layers();
+    match model.width(hook.site) {
+        Some(width) if hook.layer < n_layers && width == d_in => Ok(()),
+        Some(width) if hook.layer < n_layers => Err(PatchingError::Width { d_in, hook, width }),
+        _ => Err(PatchingError::NoHookPoint { hook, n_layers }),
+    }
+}
+
+/// Checks that the model can run a text.
+pub(crate) fn check_tokens(model: &dyn HookedModel, tokens: &[u32]) -> Result<(), PatchingError> {
+    let error = |problem| Err(PatchingError::Tokens { n_tokens: tokens.len(), problem });
+    if tokens.is_empty() || tokens.len() > model.max_context() {
+        return error(format!("expected 1 to {} tokens", model.max_context()));
+    }
+    match tokens.iter().find(|token| **token as usize >= model.d_vocab()) {
+        Some(token) => error(format!("token {token} is not in the vocabulary of {}", model.d_vocab())),
+        None => Ok(()),
+    }
+}
+
+/// How the activations at a hook point take effect.
+pub(crate) struct Continuation<'a> {
+    pub(crate) model: &'a dyn HookedModel,
+    pub(crate) hook: HookPoint,
+}
+
+/// One batch as it passes the hook point, padded: `[batch, position, width]`.
+pub(crate) struct Captured {
+    /// The residual stream from which the pass continues; `None` where the hook point is on it.
+    pub(crate) entering: Option<Array3<f32>>,
+    /// Activations at the hook point.
+    pub(crate) x: Array3<f32>,
+}
+
+impl Continuation<'_> {
+    /// The block whose input the hook point is; `None` where the hook point is inside a block.
+    fn enters(&self) -> Option<usize> {
+        match self.hook.site {
+            Site::ResidPre => Some(self.hook.layer),
+            Site::ResidPost => Some(self.hook.layer + 1),
+            _ => None,
+        }
+    }
+
+    /// Runs tokens up to the hook point.
+    pub(crate) fn capture(&self, tokens: ArrayView2<'_, u32>) -> Captured {
+        let before = HookPoint::new(self.hook.layer, Site::ResidPre);
+        let (mut entering, mut x) = (None, None);
+        let _ = self.model.forward(tokens, &mut |point, activations| {
+            if point == self.hook {
+                x = Some(activations.to_owned());
+                return ControlFlow::Break(());
+            }
+            if point == before && self.enters().is_none() {
+                entering = Some(activations.to_owned());
+            }
+            ControlFlow::Continue(())
+        });
+        Captured { entering, x: x.expect("a pass visits every hook point whose site the model has") }
+    }
+
+    /// Logits `[batch, d_vocab]` at each context's last position, with activations `x` at the hook point. What came before it is in
+    /// `entering`, unless the hook point is on the residual stream. Contexts are `[position, width]`, of any lengths.
+    pub(crate) fn last_logits(&self, entering: &[ArrayView2<'_, f32>], x: &[ArrayView2<'_, f32>]) -> Array2<f32> {
+        let ends: Vec<usize> = x.iter().map(|x| x.nrows() - 1).collect();
+        if let Some(layer) = self.enters() {
+            return last_logits(self.model, Start::Stream(layer, padded_rows(x)), &ends, &mut |_, _| {});
+        }
+        let start = Start::Stream(self.hook.layer, padded_rows(entering));
+        last_logits(self.model, start, &ends, &mut |point, mut activations| {
+            if point == self.hook {
+                for (mut activations, x) in activations.outer_iter_mut().zip(x) {
+                    activations.slice_mut(s![..x.nrows(), ..]).assign(x);
+                }
+            }
+        })
+    }
+}

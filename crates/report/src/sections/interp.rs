@@ -1,0 +1,303 @@
+//! How well short explanations predict features: by method, by layer, by length, and against skew and kurtosis.
+
+use super::look::{Dictionary, Looks};
+use super::{Context, Groups, Section, features, hooks_of, on_what};
+use crate::chart::{
+    AxisSpec, Beside, Dash, Entry, Panel, Point, Row, RowChart, Series, Shape, Style, draw_grid, draw_rows,
+};
+use crate::escape::html;
+use crate::row::{ResultRow, Setting};
+use crate::{FeatureExample, ReportError, number, palette, table};
+
+/// Keys of a setting that say how a dictionary was scored, not which it is.
+const MEASURED: [&str; 4] = ["patterns", "bits", "control", "seed"];
+
+/// Patterns in an explanation that one sentence can hold: the length at which methods are compared.
+const SENTENCE: &str = "5";
+
+/// Fewer points than this are no cloud.
+const FEWEST_POINTS: usize = 20;
+
+const READING: &str = "Each feature is explained by a short list of patterns (the token, its class, what came before), found on some documents; the \
+     list then predicts the activations on other documents, and the score is the correlation of prediction and truth. 1: the \
+     explanation says everything; 0: nothing. What counts is how much a <em>short</em> explanation says: a long enough list describes \
+     any direction, also one that mixes many things, while a feature that means one thing needs few words.";
+
+pub(super) fn section(context: &Context<'_>, rows: &[&ResultRow]) -> Result<Section, ReportError> {
+    let mut section = Section::new("");
+    section.paragraph(READING);
+    let looks = Looks::of(rows.iter().map(|r| Dictionary::of(r, &MEASURED)));
+    let headline = headline(rows);
+    let examples = context.features_of("interp");
+    if let Some(patterns) = &headline {
+        by_layer(&mut section, rows, &looks, patterns)?;
+    }
+    for hook in hooks_of(rows) {
+        let here: Vec<&ResultRow> = rows.iter().copied().filter(|r| r.hook == hook).collect();
+        section.hook_heading(&hook);
+        if let Some(patterns) = &headline {
+            by_method(context, &mut section, &hook, &here, &looks, patterns)?;
+        }
+        by_length(context, &mut section, &hook, &here, &looks)?;
+        against_kurtosis(&mut section, &hook, &examples)?;
+        tables(&mut section, &here, headline.as_deref());
+    }
+    features::browser(&mut section, "interp", &examples);
+    Ok(section)
+}
+
+/// The number of patterns at which methods are compared: that of a sentence, or else the least there is.
+fn headline(rows: &[&ResultRow]) -> Option<String> {
+    let lengths = table::distinct(rows.iter().map(|r| Setting::parse(&r.setting).get("patterns").map(str::to_owned)));
+    lengths.iter().find(|l| *l == SENTENCE).or(lengths.first()).cloned()
+}
+
+/// The headline scores: of the dictionaries as they are, or of one control.
+fn scores<'r>(rows: &[&'r ResultRow], patterns: &str, control: Option<&str>) -> Vec<(Dictionary, &'r ResultRow)> {
+    let mut found: Vec<(Dictionary, &ResultRow)> = rows
+        .iter()
+        .filter(|r| r.metric == "interp_score")
+        .filter(|r| {
+            let setting = Setting::parse(&r.setting);
+            setting.get("patterns") == Some(patterns) && setting.get("control") == control
+        })
+        .map(|r| (Dictionary::of(r, &MEASURED), *r))
+        .collect();
+    found.sort_by(|a, b| a.0.cmp(&b.0));
+    found
+}
+
+/// The paper's Fig. 2: scores over the layers, where more than one was measured.
+fn by_layer(section: &mut Section, rows: &[&ResultRow], looks: &Looks, patterns: &str) -> Result<(), ReportError> {
+    let layer = |hook: &str| hook.strip_prefix("blocks.")?.split_once('.')?.0.parse::<u32>().ok();
+    let site = |hook: &str| hook.splitn(3, '.').nth(2).unwrap_or("").to_owned();
+    let found = scores(rows, patterns, None);
+    for of_site in table::distinct(found.iter().map(|(_, r)| Some(site(&r.hook)))) {
+        let mut groups = Groups::default();
+        let mut layers: Vec<u32> = Vec::new();
+        for (dictionary, row) in found.iter().filter(|(_, r)| site(&r.hook) == of_site) {
+            let Some(layer) = layer(&row.hook) else { continue };
+            layers.push(layer);
+            let point = Point { x: f64::from(layer), y: row.value, y_low: row.ci_low, y_high: row.ci_high };
+            let style = looks.style(dictionary);
+            groups.add(&dictionary.method, dictionary.setting.clone(), &Setting::default(), style, point);
+        }
+        layers.sort_unstable();
+        layers.dedup();
+        if layers.len() < 2 {
+            continue;
+        }
+        let panel = Panel {
+            title: String::new(),
+            x: AxisSpec::linear("layer").of_whole_numbers(),
+            y: AxisSpec::linear(format!("score with {patterns} patterns")).with_zero(),
+            series: groups.into_series(false),
+            references: Vec::new(),
+        };
+        let caption = format!(
+            "<b>Score by layer</b>, site <code>{}</code>: mean over the scored features of each dictionary, with explanations of \
+             {} patterns; whiskers: 95 % interval.",
+            html(&of_site),
+            html(patterns),
+        );
+        section.figure(
+            &format!("interp-layers-{of_site}"),
+            "Score by layer",
+            &caption,
+            draw_grid(&[panel], 1, 320.0),
+        )?;
+    }
+    Ok(())
+}
+
+/// The controls that may stand beside a score: key, words, look.
+fn controls() -> [(&'static str, &'static str, Style); 2] {
+    let style = |shape| Style { colour: palette::MUTED, shape, filled: false, dash: Dash::Solid };
+    [
+        ("shuffled", "control: explanations dealt to other features", style(Shape::Diamond)),
+        ("random-weights", "control: the same on a model with random weights", style(Shape::Wedge)),
+    ]
+}
+
+fn by_method(
+    context: &Context<'_>,
+    section: &mut Section,
+    hook: &str,
+    rows: &[&ResultRow],
+    looks: &Looks,
+    patterns: &str,
+) -> Result<(), ReportError> {
+    let mut legend = Vec::new();
+    let mut control_dots: Vec<(Dictionary, Beside)> = Vec::new();
+    for (control, words, style) in controls() {
+        let found = scores(rows, patterns, Some(control));
+        if !found.is_empty() {
+            legend.push(Entry { label: words.to_owned(), style, line: false, marker: true });
+        }
+        let dot = |r: &ResultRow| Beside { value: r.value, low: r.ci_low, high: r.ci_high, style };
+        control_dots.extend(found.into_iter().map(|(dictionary, row)| (dictionary, dot(row))));
+    }
+    let found = scores(rows, patterns, None);
+    if found.is_empty() {
+        return Ok(());
+    }
+    let dots = found
+        .iter()
+        .map(|(dictionary, row)| Row {
+            label: dictionary.label(),
+            value: row.value,
+            low: row.ci_low,
+            high: row.ci_high,
+            text: number::significant(row.value, 2),
+            style: looks.style(dictionary),
+            group: palette::family(&dictionary.method).to_owned(),
+            beside: control_dots.iter().filter(|(d, _)| d == dictionary).map(|(_, dot)| dot.clone()).collect(),
+        })
+        .collect();
+    let axis = AxisSpec::linear(format!("score with {patterns} patterns (correlation)")).with_zero();
+    let chart = RowChart { axis, rows: dots, references: Vec::new(), bars: false, legend };
+    let caption = format!(
+        "<b>Score by method</b> at {}, with explanations of {} patterns; mean over scored features, {}; whiskers: 95 % interval.",
+        on_what(context, hook),
+        html(patterns),
+        table::n_in_words(found.iter().map(|(_, r)| *r)),
+    );
+    section.figure(&format!("interp-{hook}"), &format!("Score by method at {hook}"), &caption, draw_rows(&chart))
+}
+
+fn by_length(
+    context: &Context<'_>,
+    section: &mut Section,
+    hook: &str,
+    rows: &[&ResultRow],
+    looks: &Looks,
+) -> Result<(), ReportError> {
+    let panels: Vec<Panel> =
+        [("patterns", "patterns in the explanation (log scale)"), ("bits", "bits of the explanation (log scale)")]
+            .into_iter()
+            .map(|(key, title)| {
+                let mut groups = Groups::default();
+                for row in rows.iter().filter(|r| r.metric == "interp_score") {
+                    let setting = Setting::parse(&row.setting);
+                    let (Some(length), None) = (setting.number(key), setting.get("control")) else { continue };
+                    let dictionary = Dictionary::of(row, &MEASURED);
+                    let point = Point { x: length, y: row.value, y_low: row.ci_low, y_high: row.ci_high };
+                    let style = looks.style(&dictionary);
+                    groups.add(&dictionary.method, dictionary.setting, &setting, style, point);
+                }
+                let mut series = groups.into_series(false);
+                series.iter_mut().for_each(|s| s.band = s.lines.iter().any(|l| l.len() > 1));
+                let y = AxisSpec::linear("score (correlation)").with_zero();
+                Panel { title: String::new(), x: AxisSpec::log(title), y, series, references: Vec::new() }
+            })
+            // A single length is in the figure above.
+            .filter(|panel| panel.series.iter().any(|s| s.band))
+            .collect();
+    if panels.is_empty() {
+        return Ok(());
+    }
+    let caption = format!(
+        "<b>Score against length of the explanation</b> at {}: the first patterns of each explanation, or as many as fit into so many \
+         bits. Bands: 95 % interval. Read the left end: there an explanation is short enough to be one.",
+        on_what(context, hook),
+    );
+    let (columns, height) = if panels.len() == 1 { (1, 320.0) } else { (2, 260.0) };
+    section.figure(
+        &format!("interp-length-{hook}"),
+        &format!("Score against length of the explanation at {hook}"),
+        &caption,
+        draw_grid(&panels, columns, height),
+    )
+}
+
+/// One point per feature of the features file that has a score and a kurtosis.
+fn against_kurtosis(section: &mut Section, hook: &str, examples: &[&FeatureExample]) -> Result<(), ReportError> {
+    let mut points: Vec<(Dictionary, Point)> = examples
+        .iter()
+        .filter(|f| f.hook == hook)
+        .filter_map(|f| {
+            let dictionary = Dictionary { method: f.method.clone(), setting: Setting::parse(&f.setting) };
+            let x = f.kurtosis.filter(|k| *k > 0.0)?;
+            Some((dictionary, Point { x, y: f.score?, y_low: None, y_high: None }))
+        })
+        .collect();
+    if points.len() < FEWEST_POINTS {
+        return Ok(());
+    }
+    points.sort_by(|a, b| a.0.cmp(&b.0));
+    let looks = Looks::of(points.iter().map(|(d, _)| d.clone()));
+    let count = points.len();
+    let series = looks.all.iter().map(|dictionary| Series {
+        label: dictionary.label(),
+        style: looks.style(dictionary),
+        lines: points.iter().filter(|(d, _)| d == dictionary).map(|(_, p)| vec![*p]).collect(),
+        markers: true,
+        band: false,
+        direct: false,
+    });
+    let panel = Panel {
+        title: String::new(),
+        x: AxisSpec::log("kurtosis of the activations (uncentred, log scale)"),
+        y: AxisSpec::linear("score (correlation)"),
+        series: series.collect(),
+        references: Vec::new(),
+    };
+    let caption = format!(
+        "<b>Score against kurtosis</b> at <code>{}</code>: one point for each of the {} features of <code>features.json</code>. A high \
+         kurtosis means rarely active, and then strongly.",
+        html(hook),
+        number::count(count as u64),
+    );
+    section.figure(
+        &format!("interp-kurtosis-{hook}"),
+        &format!("Score against kurtosis at {hook}"),
+        &caption,
+        draw_grid(&[panel], 1, 280.0),
+    )
+}
+
+fn tables(section: &mut Section, rows: &[&ResultRow], headline: Option<&str>) {
+    let (short, other): (Vec<&ResultRow>, Vec<&ResultRow>) = rows.iter().partition(|r| {
+        let setting = Setting::parse(&r.setting);
+        setting.get("bits").is_none() && setting.get("patterns").is_none_or(|p| Some(p) == headline)
+    });
+    // One length for all, which the captions give.
+    let short: Vec<ResultRow> = short.into_iter().map(|r| without(r, "patterns")).collect();
+    let (moments, scores): (Vec<&ResultRow>, Vec<&ResultRow>) =
+        short.iter().partition(|r| matches!(r.metric.as_str(), "skew_correlation" | "kurtosis_correlation"));
+    let (controls, scores): (Vec<&ResultRow>, Vec<&ResultRow>) =
+        scores.into_iter().partition(|r| Setting::parse(&r.setting).get("control").is_some());
+    let length = headline.map_or_else(String::new, |p| format!(" with explanations of {} patterns", html(p)));
+    let wide = |rows: &[&ResultRow], caption: String| match rows {
+        [] => String::new(),
+        rows => table::wide(&caption, rows, false),
+    };
+    section.html.push_str(&wide(
+        &scores,
+        format!(
+            "Scores{length}: on all held-out fragments, on those of the largest activations only, and on random ones only. A feature \
+             active on too few fragments is unscored; the last score counts those as 0."
+        ),
+    ));
+    section
+        .html
+        .push_str(&wide(&controls, format!("Controls{length}: what a score is worth when there is nothing to find.")));
+    section.html.push_str(&wide(
+        &moments,
+        format!(
+            "Do scores{length} go with skew and kurtosis of the activations? Correlations over the scored features."
+        ),
+    ));
+    if !other.is_empty() {
+        let all = wide(&other, "Scores with explanations of other lengths; 95 % intervals in brackets.".to_owned());
+        section.folded("Scores with explanations of other lengths, as a table", &all);
+    }
+}
+
+/// The row with one key less in its setting.
+fn without(row: &ResultRow, key: &str) -> ResultRow {
+    let pairs = Setting::parse(&row.setting).without(&[key]).0;
+    let setting: Vec<String> =
+        pairs.into_iter().map(|(k, v)| if k.is_empty() { v } else { format!("{k}={v}") }).collect();
+    ResultRow { setting: setting.join(","), ..row.clone() }
+}

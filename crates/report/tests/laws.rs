@@ -1,0 +1,128 @@
+//! The laws of the report: it never panics, never lets text become markup, and gives the same bytes for the same rows.
+
+mod common;
+
+use common::{HOSTILE, check_page, provenance};
+use monosem_report::{
+    FeatureExample, Fragment, ReportError, ResultRow, read_features, read_results, render, write_features,
+    write_results,
+};
+use proptest::prelude::*;
+
+fn text() -> impl Strategy<Value = String> {
+    prop_oneof![any::<String>(), Just(HOSTILE.to_owned()), Just(String::new()), "[a-z.=,<&\"]{0,12}"]
+}
+
+fn number() -> impl Strategy<Value = f64> {
+    use prop::num::f64::{NEGATIVE, NORMAL, POSITIVE, SUBNORMAL, ZERO};
+    prop_oneof![4 => 0.0..2.0, 2 => 0.0..5000.0, 1 => NORMAL | NEGATIVE | POSITIVE | SUBNORMAL | ZERO]
+}
+
+prop_compose! {
+    fn any_row()(
+        experiment in prop_oneof![Just("dictionary".to_owned()), Just("training".to_owned()), Just("splice".to_owned()), Just("planted".to_owned()), Just("interp".to_owned()), Just("ioi".to_owned()), Just("properties".to_owned()), text()],
+        method in prop_oneof![Just("model".to_owned()), Just("pca-oriented".to_owned()), Just("sae-tied".to_owned()), Just("pca-topk".to_owned()), Just("identity".to_owned()), text()],
+        hook in prop_oneof![Just("blocks.3.hook_resid_post".to_owned()), Just(String::new()), text()],
+        setting in prop_oneof![
+            Just(String::new()),
+            (0..4u32, number()).prop_map(|(r, a)| format!("ratio={r},alpha={a:e}")),
+            (0..4u32, 0..9u32).prop_map(|(r, s)| format!("ratio={r},alpha=1e-3,seed={r},step={s}")),
+            (1..99u32).prop_map(|k| format!("k={k}")),
+            Just("ablation=none".to_owned()),
+            (1..9u32, text()).prop_map(|(p, c)| format!("ratio=2,patterns={p},control={c}")),
+            (1..9u32).prop_map(|p| format!("ratio=2,alpha=0.002,patterns={p}")),
+            (1..999u32).prop_map(|b| format!("bits={b}")),
+            Just("patterns=5,control=shuffled".to_owned()),
+            (0..3u32, number()).prop_map(|(s, t)| format!("prompts=report,seed={s},threshold={t:e}")),
+            text().prop_map(|p| format!("ratio=2,property={p}")),
+            Just("generator=correlated,ratio=1,alpha=0".to_owned()),
+            text(),
+        ],
+        metric in prop_oneof![
+            Just("fvu".to_owned()), Just("l0".to_owned()), Just("dead_latents".to_owned()), Just("n_latents".to_owned()),
+            Just("perplexity".to_owned()), Just("mmcs".to_owned()), Just("loss".to_owned()), text(),
+            Just("interp_score".to_owned()), Just("kl".to_owned()), Just("patched_features".to_owned()), Just("edit_norm".to_owned()),
+            Just("features_for_half_kl".to_owned()), Just("best_auroc".to_owned()),
+        ],
+        value in number(),
+        ci_low in prop::option::of(number()),
+        ci_high in prop::option::of(number()),
+        n in any::<u64>(),
+        unit in text(),
+    ) -> ResultRow {
+        ResultRow { experiment, method, hook, setting, metric, value, ci_low, ci_high, n, unit }
+    }
+}
+
+prop_compose! {
+    fn any_feature()(
+        experiment in prop_oneof![Just("interp".to_owned()), Just("ioi".to_owned()), text()],
+        (method, hook, setting) in (text(), text(), text()),
+        feature in any::<usize>(),
+        explanation in text(),
+        score in prop::option::of(number()),
+        kurtosis in prop::option::of(number()),
+        tokens in prop::collection::vec((text(), -1e30..1e30f32, 0.0..2.0f32), 0..6),
+        with_prediction: bool,
+    ) -> FeatureExample {
+        let predicted = if with_prediction { tokens.iter().map(|t| t.2).collect() } else { Vec::new() };
+        let activations = tokens.iter().map(|t| t.1).collect();
+        let tokens = tokens.into_iter().map(|t| t.0).collect();
+        let fragments = vec![Fragment { kind: "top".into(), tokens, activations, predicted }];
+        FeatureExample {
+            experiment, method, hook, setting, feature, explanation, score, skew: None, kurtosis, note: String::new(), fragments,
+        }
+    }
+}
+
+fn any_rows() -> impl Strategy<Value = (Vec<ResultRow>, Vec<ResultRow>)> {
+    prop::collection::vec(any_row(), 0..40).prop_flat_map(|rows| (Just(rows.clone()), Just(rows).prop_shuffle()))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_rows_make_a_sound_page((rows, shuffled) in any_rows(), features in prop::collection::vec(any_feature(), 0..6), note in text(), seconds in prop::num::f64::ANY) {
+        let finite = rows.iter().all(|r| [Some(r.value), r.ci_low, r.ci_high].iter().flatten().all(|v| v.is_finite()));
+        let scores = features.iter().flat_map(|f| [f.score, f.kurtosis]).flatten();
+        let finite = finite && scores.into_iter().all(f64::is_finite);
+        let mut p = provenance();
+        p.notes.push(note);
+        p.nodes[0].seconds = seconds;
+        let rendered = render(&rows, &features, &p);
+        prop_assert_eq!(rendered.is_ok(), finite);
+        if let Ok(rendered) = rendered {
+            check_page(&rendered);
+            prop_assert!(rendered == render(&shuffled, &features, &p).unwrap(), "the order of the rows shows");
+        }
+    }
+
+    #[test]
+    fn features_come_back_to_the_last_bit(features in prop::collection::vec(any_feature(), 0..6)) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("features.json");
+        prop_assume!(features.iter().all(|f| [f.score, f.kurtosis].iter().flatten().all(|v| v.is_finite())));
+        write_features(&path, &features).unwrap();
+        prop_assert_eq!(read_features(&path).unwrap(), features);
+    }
+
+    #[test]
+    fn results_come_back_to_the_last_bit((rows, shuffled) in any_rows()) {
+        let folder = tempfile::tempdir().unwrap();
+        let (first, second) = (folder.path().join("a.json"), folder.path().join("b.json"));
+        match write_results(&first, &rows) {
+            Err(ReportError::NonFinite { .. }) => prop_assert!(!first.exists()),
+            Err(e) => return Err(TestCaseError::fail(e.to_string())),
+            Ok(()) => {
+                let back = read_results(&first).unwrap();
+                prop_assert_eq!(back.len(), rows.len());
+                for row in &rows {
+                    prop_assert!(back.contains(row));
+                }
+                write_results(&second, &shuffled).unwrap();
+                prop_assert_eq!(std::fs::read(&first).unwrap(), std::fs::read(&second).unwrap());
+            }
+        }
+    }
+}
