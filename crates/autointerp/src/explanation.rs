@@ -13,7 +13,8 @@ pub(crate) const HUNDREDTHS: u8 = 100;
 /// Patterns and what the feature does where they show, the most useful first. The first `k` rules are the explanation of length `k`.
 ///
 /// Of the rules that match a token the most specific one decides, which is the one that matched the fewest tokens of the examples;
-/// of equally specific ones, the first. A token that no rule matches has the value `otherwise`.
+/// of equally specific ones, the first. (The first or the last match deciding scored a little lower on held-out text.) A token that
+/// no rule matches has the value `otherwise`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PatternExplanation {

@@ -3,11 +3,10 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use monosem_dictionary::{Dictionary, Estimate};
-use monosem_hooks::HookedModel;
+use monosem_dictionary::Estimate;
 use monosem_lm::Tokenizer;
 use monosem_patching::{
-    CountAxis, Curve, Evaluation, Half, IoiPrompt, IoiTask, Patching, PatchingConfig, PatchingError, Progress, SelectionConfig,
+    Accepted, CountAxis, Curve, Evaluation, Half, IoiPrompt, IoiTask, Patching, PatchingError, Progress, SelectionConfig,
 };
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
@@ -34,7 +33,8 @@ pub(crate) fn task(name: &str) -> Result<IoiTask> {
     Ok(IoiTask::parse(&text, name)?)
 }
 
-/// Prompts on which features are chosen, and others of other names and templates on which they are reported.
+/// Two sets of prompts that share no name and no template. Layers, alphas and the like are chosen by what the one says, and claims are
+/// reported on the other; the selection of features runs on each set by itself, since a feature may stand for a name.
 pub(crate) struct Prompts {
     pub(crate) choose: Vec<IoiPrompt>,
     pub(crate) report: Vec<IoiPrompt>,
@@ -52,19 +52,19 @@ impl Prompts {
     }
 }
 
-/// A set of features: why it was recorded, and what patching it does to the prompts it was chosen on and to the others.
+/// A set of features: why it was recorded, and what patching it does.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Set {
     /// `all`, `none`, or the threshold in nats.
     pub(crate) threshold: String,
     pub(crate) features: Vec<usize>,
-    pub(crate) choose: Evaluation,
-    pub(crate) report: Evaluation,
+    pub(crate) evaluation: Evaluation,
 }
 
 /// The sets that one order of visiting went through, from all features to none.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Descent {
+    pub(crate) half: Half,
     pub(crate) seed: u64,
     /// Features whose codes differ anywhere.
     pub(crate) candidates: usize,
@@ -74,60 +74,40 @@ pub(crate) struct Descent {
 }
 
 impl Descent {
-    /// KL against the size of the set, on the prompts it was not chosen on.
+    /// KL against the size of the set.
     pub(crate) fn curve(&self) -> Curve {
-        let unpatched = self.sets.iter().rev().find(|set| set.features.is_empty()).map(|set| set.report.clone());
-        let unpatched = unpatched.expect("a descent ends with the empty set");
-        Curve::new(unpatched, self.sets.iter().map(|set| set.report.clone()))
+        let mut evaluations: Vec<Evaluation> = self.sets.iter().map(|set| set.evaluation.clone()).collect();
+        let unpatched = evaluations.pop().expect("a descent ends with the empty set");
+        Curve::new(unpatched, evaluations)
     }
 }
 
-/// A dictionary patched on both sets of prompts.
-pub(crate) struct Experiment<'a> {
-    choose: Patching<'a>,
-    pub(crate) report: Patching<'a>,
-}
-
-impl<'a> Experiment<'a> {
-    pub(crate) fn new(
-        model: &'a dyn HookedModel,
-        dictionary: &dyn Dictionary,
-        prompts: &Prompts,
-        config: &PatchingConfig,
-    ) -> Result<Self, PatchingError> {
-        Ok(Self {
-            choose: Patching::new(model, dictionary, &prompts.choose, config)?,
-            report: Patching::new(model, dictionary, &prompts.report, config)?,
-        })
+/// Runs the paper's selection on the prompts of `patching`, which are those of `half`.
+pub(crate) fn descend(
+    patching: &Patching<'_>,
+    half: Half,
+    config: &SelectionConfig,
+    progress: &mut Progress<'_>,
+) -> Result<Descent, PatchingError> {
+    let selection = patching.select(config, progress)?;
+    let (candidates, screened_out) = (patching.candidates().len(), selection.screened_out);
+    let named = |threshold: String, accepted: Accepted| Set {
+        threshold,
+        features: accepted.features,
+        evaluation: accepted.evaluation,
+    };
+    let mut sets = vec![named("all".into(), selection.full)];
+    if screened_out > 0 {
+        sets.push(named("start".into(), selection.start));
     }
-
-    /// The paper's selection on the prompts to choose from; each set is evaluated on the others too. The full set is all features, also
-    /// those that differ only on the other prompts.
-    pub(crate) fn descend(&self, config: &SelectionConfig, progress: &mut Progress<'_>) -> Result<Descent, PatchingError> {
-        let selection = self.choose.select(config, progress)?;
-        let set = |threshold: String, features: Vec<usize>, choose: Evaluation| {
-            let report = self.report.evaluate(&features);
-            Set { threshold, features, choose, report }
-        };
-        let mut all = set("all".into(), selection.full.features.clone(), selection.full.evaluation.clone());
-        all.report = self.report.evaluate(self.report.candidates());
-        let mut sets = vec![all];
-        for (threshold, accepted) in &selection.steps {
-            let last = sets.last().map(|set| &set.features);
-            if last != Some(&accepted.features) {
-                sets.push(set(format!("{threshold:.3e}"), accepted.features.clone(), accepted.evaluation.clone()));
-            }
+    for (threshold, accepted) in selection.steps {
+        let new = sets.last().is_none_or(|set| set.features != accepted.features);
+        if new && !accepted.features.is_empty() {
+            sets.push(named(format!("{threshold:.3e}"), accepted));
         }
-        if sets.last().is_none_or(|set| !set.features.is_empty()) {
-            sets.push(set("none".into(), Vec::new(), selection.empty));
-        }
-        Ok(Descent {
-            seed: config.seed,
-            candidates: self.choose.candidates().len(),
-            screened_out: selection.screened_out,
-            sets,
-        })
     }
+    sets.push(Set { threshold: "none".into(), features: Vec::new(), evaluation: selection.empty });
+    Ok(Descent { half, seed: config.seed, candidates, screened_out, sets })
 }
 
 /// What is read off a curve, and compared between dictionaries.

@@ -194,7 +194,7 @@ fn missing_experiments_are_named_and_nothing_is_fine() {
     check_page(&rendered);
     assert!(rendered.figures.is_empty());
     assert!(rendered.html.contains(
-        "Left out, because this run has no such results: <code>dictionary</code>, <code>training</code>, <code>splice</code>, \
+        "Left out, because this run has no such results: <code>claims</code>, <code>dictionary</code>, <code>training</code>, <code>splice</code>, \
          <code>interp</code>, <code>ioi</code>, <code>properties</code>, <code>planted</code>."
     ));
 }

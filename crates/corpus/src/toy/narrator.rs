@@ -23,10 +23,12 @@ const SENTENCES: std::ops::RangeInclusive<usize> = 12..=24;
 /// People a document is about.
 const CAST: std::ops::RangeInclusive<usize> = 4..=6;
 /// Share of sentences in which one of two named people gives something to the other.
-const GIFT_SHARE: f64 = 0.3;
-/// Share of sentences that begin like those and end otherwise.
-const NO_GIFT_SHARE: f64 = 0.06;
-/// Share of gifts between two people who are not of the document, so that names need not be known to be given to.
+const GIFT_SHARE: f64 = 0.24;
+/// Share of sentences that begin like those and tell of something else between the two.
+const COMPANY_SHARE: f64 = 0.18;
+/// Share of sentences that begin like those and tell of nothing between the two.
+const NOTHING_BETWEEN_SHARE: f64 = 0.05;
+/// Share of such pairs who are not of the document, so that a name need not be known to come again.
 const STRANGERS_SHARE: f64 = 0.5;
 /// Share of documents told in the past tense.
 const PAST_SHARE: f64 = 0.65;
@@ -52,12 +54,12 @@ pub(super) enum Referent {
     Two(Person, Person),
 }
 
-/// Two people of whom one gives the other something.
+/// Two people who are together in a sentence.
 #[derive(Clone, Copy)]
 pub(super) struct Meeting {
     pub(super) people: [Person; 2],
-    /// Which of the two gives.
-    pub(super) giver: usize,
+    /// Which of the two acts, if one does.
+    pub(super) actor: usize,
 }
 
 pub(super) struct Narrator {
@@ -77,7 +79,7 @@ pub(super) struct Narrator {
     enclosing: Vec<Clause>,
     pub(super) referent: Referent,
     pub(super) meeting: Option<Meeting>,
-    pub(super) receiver_due: bool,
+    pub(super) partner_due: bool,
     in_attractor: bool,
 }
 
@@ -100,7 +102,7 @@ impl Narrator {
             enclosing: Vec::new(),
             referent: Referent::Nobody,
             meeting: None,
-            receiver_due: false,
+            partner_due: false,
             in_attractor: false,
         }
     }
@@ -115,10 +117,13 @@ impl Narrator {
     fn sentence(&mut self, first: bool) {
         self.present.clear();
         self.writer.begin_sentence();
-        if self.rng.random_bool(GIFT_SHARE) {
-            self.gift();
-        } else if self.rng.random_bool(NO_GIFT_SHARE / (1.0 - GIFT_SHARE)) {
-            self.no_gift();
+        let kind: f64 = self.rng.random();
+        if kind < GIFT_SHARE {
+            self.tell_of_two(false, templates::GIFTS);
+        } else if kind < GIFT_SHARE + COMPANY_SHARE {
+            self.tell_of_two(true, templates::COMPANY);
+        } else if kind < GIFT_SHARE + COMPANY_SHARE + NOTHING_BETWEEN_SHARE {
+            self.tell_of_two(true, templates::NOTHING_BETWEEN);
         } else {
             let template = self.weighted(if first { templates::OPENINGS } else { templates::SENTENCES });
             if !first && !template.starts_with(['"', '(']) {
@@ -138,33 +143,22 @@ impl Narrator {
     }
 
     /// `When Mary and John went to the store, John gave a drink to Mary.`
-    fn gift(&mut self) {
+    fn tell_of_two(&mut self, anybody: bool, ends: &[Weighted]) {
         let held_out: Vec<Person> = held_out().collect();
-        let mut people: Vec<Person> = self.cast.iter().copied().filter(|p| !held_out.contains(p)).collect();
+        let may_come = |person: &Person| anybody || !held_out.contains(person);
+        let mut people: Vec<Person> = self.cast.iter().copied().filter(may_come).collect();
         if people.len() < 2 || self.rng.random_bool(STRANGERS_SHARE) {
-            people = regulars().collect();
+            // Held-out names make up here for the gifts they are not in; otherwise the model would know them less well.
+            let among_held_out = anybody && self.rng.random_bool(0.6);
+            people = if among_held_out { held_out } else { regulars().collect() };
         }
-        self.meet(people);
-        let gift = self.weighted(templates::GIFTS);
-        self.fill(gift);
-        self.meeting = None;
-    }
-
-    /// The same beginning with another end, and with anybody in it.
-    fn no_gift(&mut self) {
-        self.meet(self.cast.clone());
-        let end = self.weighted(templates::NO_GIFTS);
+        people.shuffle(&mut self.rng);
+        self.meeting = Some(Meeting { people: [people[0], people[1]], actor: self.rng.random_range(0..2) });
+        self.lead();
+        let (beginning, end) = (self.pick(templates::MEETINGS), self.weighted(ends));
+        self.fill(beginning);
         self.fill(end);
         self.meeting = None;
-    }
-
-    fn meet(&mut self, mut people: Vec<Person>) {
-        people.shuffle(&mut self.rng);
-        let giver = usize::from(!self.rng.random::<bool>());
-        self.meeting = Some(Meeting { people: [people[0], people[1]], giver });
-        self.lead();
-        let meeting = self.pick(templates::MEETINGS);
-        self.fill(meeting);
     }
 
     fn fill(&mut self, template: &str) {
@@ -200,9 +194,10 @@ impl Narrator {
             "PAIR" => self.two_people(),
             "SHE" => self.subject_pronoun(),
             "TWO" => self.meeting_people(),
-            "GIVER" => self.giver(),
+            "ACTOR" => self.actor(),
             "CREATURE#" => self.noun_subject(|topic| topic.creatures),
             "OBJECT#" => self.noun_subject(|topic| topic.objects),
+            "IT" => self.thing_pronoun(),
             "ONE" => self.clause = Clause { number: Number::Singular, awaits_verb: false },
             "MANY" => self.clause = Clause { number: Number::Plural, awaits_verb: false },
             // People who are not subjects of a verb to come.
@@ -212,7 +207,8 @@ impl Narrator {
                 self.name(person, PropertySet::default());
             }
             "RECIPIENT" => self.recipient(),
-            "RECEIVER" => self.receiver(),
+            "RECEIVER" => self.partner(true),
+            "PARTNER" => self.partner(false),
             "POSS" => self.possessive(),
             "KIND" => self.kind(),
             // Words.
@@ -253,6 +249,14 @@ impl Narrator {
         self.clause = Clause { number, awaits_verb: true };
         self.referent = Referent::Nobody;
         self.noun(of, number);
+    }
+
+    /// For what a bracket explains: the subject before it, or an object, which is one thing.
+    fn thing_pronoun(&mut self) {
+        let explained = self.enclosing.last().filter(|clause| clause.awaits_verb);
+        let number = explained.map_or(Number::Singular, |clause| clause.number);
+        self.clause = Clause { number, awaits_verb: true };
+        self.word(if number == Number::Singular { "it" } else { "they" });
     }
 
     fn noun(&mut self, of: fn(&Topic) -> &[Noun], number: Number) {
@@ -312,7 +316,9 @@ impl Narrator {
     fn context(&self) -> PropertySet {
         let waiting = self.enclosing.iter().chain([&self.clause]).rev().find(|clause| clause.awaits_verb);
         let awaited = waiting.map(|clause| clause.number);
-        let gender = match self.referent {
+        // A relative clause has a subject that no pronoun takes up.
+        let referent = if self.in_attractor { Referent::Nobody } else { self.referent };
+        let gender = match referent {
             Referent::One(person) => Some(person.gender),
             _ => None,
         };
@@ -322,10 +328,10 @@ impl Narrator {
             .with_if(Property::SingularSubject, awaited == Some(Number::Singular))
             .with_if(Property::PluralSubject, awaited == Some(Number::Plural))
             .with_if(Property::Attractor, self.in_attractor)
-            .with_if(Property::ReceiverDue, self.receiver_due)
+            .with_if(Property::PartnerDue, self.partner_due)
             .with_if(Property::FemaleReferent, gender == Some(Gender::Female))
             .with_if(Property::MaleReferent, gender == Some(Gender::Male))
-            .with_if(Property::PairReferent, matches!(self.referent, Referent::Two(..)))
+            .with_if(Property::PairReferent, matches!(referent, Referent::Two(..)))
     }
 
     fn draw(&mut self, of: fn(&Topic) -> &[&'static str]) {

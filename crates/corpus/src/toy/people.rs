@@ -69,16 +69,17 @@ impl Narrator {
         self.both(first, second);
     }
 
-    pub(super) fn giver(&mut self) {
-        let Meeting { people, giver } = self.meeting();
-        self.receiver_due = true;
-        self.name_subject(people[giver], PropertySet::default().with(Property::Giver));
+    /// One of the two again: now the other is due.
+    pub(super) fn actor(&mut self) {
+        let Meeting { people, actor } = self.meeting();
+        self.partner_due = true;
+        self.name_subject(people[actor], PropertySet::default().with(Property::RepeatedName));
     }
 
-    pub(super) fn receiver(&mut self) {
-        let Meeting { people, giver } = self.meeting();
-        self.receiver_due = false;
-        self.name(people[1 - giver], PropertySet::default().with(Property::IndirectObject));
+    pub(super) fn partner(&mut self, receives: bool) {
+        let Meeting { people, actor } = self.meeting();
+        self.partner_due = false;
+        self.name(people[1 - actor], PropertySet::default().with_if(Property::IndirectObject, receives));
     }
 
     pub(super) fn speaker(&mut self) {

@@ -44,10 +44,10 @@ pub enum Property {
     DirectObject,
     /// The token is the person who receives something.
     IndirectObject,
-    /// The token is the second mention of one of two people in a sentence: the giver, from whom the receiver follows.
-    Giver,
-    /// The giver has been named a second time and the receiver not yet, so that the receiver's name is certain.
-    ReceiverDue,
+    /// The token is the second mention of one of two people in a sentence, who now acts, as the giver of a gift does.
+    RepeatedName,
+    /// One of two people has been named a second time and the other not yet, so that the next name is certain.
+    PartnerDue,
     /// The token is a name that the document has already mentioned.
     KnownName,
     /// The last subject of the narration is one woman, for whom `she` would stand.
@@ -92,8 +92,8 @@ impl Property {
         Self::Attractor,
         Self::DirectObject,
         Self::IndirectObject,
-        Self::Giver,
-        Self::ReceiverDue,
+        Self::RepeatedName,
+        Self::PartnerDue,
         Self::KnownName,
         Self::FemaleReferent,
         Self::MaleReferent,
@@ -128,8 +128,8 @@ impl Property {
             Self::Attractor => "attractor",
             Self::DirectObject => "direct_object",
             Self::IndirectObject => "indirect_object",
-            Self::Giver => "giver",
-            Self::ReceiverDue => "receiver_due",
+            Self::RepeatedName => "repeated_name",
+            Self::PartnerDue => "partner_due",
             Self::KnownName => "known_name",
             Self::FemaleReferent => "female_referent",
             Self::MaleReferent => "male_referent",

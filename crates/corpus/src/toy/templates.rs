@@ -25,14 +25,25 @@ pub(super) const MEETINGS: &[&str] = &[
 
 /// One of the two gives and the other receives.
 pub(super) const GIFTS: &[Weighted] = &[
-    (5, "[GIVER] {give} a [OBJECT] to [RECEIVER]."),
-    (2, "[GIVER] {give} the [ADJ] [OBJECT] to [RECEIVER]."),
-    (1, "[GIVER] {give} it to [RECEIVER]."),
-    (1, "[GIVER] {give} [RECEIVER] a [OBJECT]."),
+    (5, "[ACTOR] {give} a [OBJECT] to [RECEIVER]."),
+    (2, "[ACTOR] {give} the [ADJ] [OBJECT] to [RECEIVER]."),
+    (1, "[ACTOR] {give} it to [RECEIVER]."),
+    (1, "[ACTOR] {give} [RECEIVER] a [OBJECT]."),
 ];
 
-/// After a meeting, what is no gift between the two.
-pub(super) const NO_GIFTS: &[Weighted] = &[
+/// One of the two does something else that concerns the other.
+pub(super) const COMPANY: &[Weighted] = &[
+    (2, "[ACTOR] {see} [PARTNER] [AT]."),
+    (2, "[ACTOR] {go} to [PARTNER]."),
+    (2, "[ACTOR] {move} with [PARTNER]."),
+    (1, "[ACTOR] {move} near [PARTNER]."),
+    (2, "[ACTOR] {act} a [OBJECT] for [PARTNER]."),
+    (1, "[ACTOR] {act} a [ADJ] [OBJECT] with [PARTNER]."),
+    (1, "[ACTOR] {ask} [PARTNER], \"[QUESTION]?\""),
+];
+
+/// After a meeting, what is not between the two.
+pub(super) const NOTHING_BETWEEN: &[Weighted] = &[
     (4, "they {see} a [CREATURE]."),
     (3, "they {act} a [ADJ?] [OBJECT]."),
     (2, "they {move} [WHEN]."),
@@ -137,7 +148,7 @@ pub(super) const WHAT: &[Weighted] = &[
     (3, "a gift from [OTHER]"),
     (2, "not very [ADJ]"),
     (2, "both [ADJ] and [ADJ]"),
-    (2, "[ONE] it {are} [ADJ] (but not [ADJ])"),
+    (2, "[IT] {are} [ADJ] (but not [ADJ])"),
     (1, "from the [PLACE] (near the [PLACE])"),
 ];
 

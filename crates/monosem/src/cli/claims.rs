@@ -86,12 +86,9 @@ pub(crate) struct Ioi {
     /// Names and templates: english, toy, or a TOML file of that form.
     #[arg(long, default_value = "english")]
     pub(crate) task: String,
-    /// Prompts on which features are chosen.
+    /// Prompts.
     #[arg(long, default_value_t = 16)]
     pub(crate) prompts: usize,
-    /// Prompts of other names and templates, on which they are reported.
-    #[arg(long, default_value_t = 32)]
-    pub(crate) report_prompts: usize,
     /// Number of thresholds on the rise of KL, in equal ratios.
     #[arg(long, default_value_t = 12)]
     pub(crate) thresholds: usize,

@@ -5,11 +5,13 @@ use monosem_assets::Assets;
 use monosem_dictionary::{Dictionary as _, LinearDictionary, metadata};
 use monosem_hooks::{HookPoint, HookedModel as _};
 use monosem_lm::{LanguageModel, LoadOptions, Tokenizer};
-use monosem_patching::{Change, Intervention, PatchingConfig, SelectionConfig, Steering, accuracy};
+use monosem_patching::{
+    Change, Half, Intervention, Patching, PatchingConfig, SelectionConfig, Steering, accuracy,
+};
 use serde_json::json;
 
 use super::Bar;
-use crate::causal::{self, Experiment, Prompts};
+use crate::causal::{self, descend};
 use crate::cli;
 use crate::profile::thresholds;
 use crate::{exit, interrupt};
@@ -61,21 +63,23 @@ pub(crate) fn ioi(args: &cli::Ioi) -> Result<u8> {
     interrupt::listen()?;
     let site = Site::open(&args.at)?;
     let task = causal::task(&args.task)?;
-    let prompts = Prompts::draw(&task, [args.prompts, args.report_prompts], args.seed, &site.tokenizer)?;
-    let before = accuracy(&site.model, &prompts.report);
+    let encode = |text: &str| site.tokenizer.encode(text).unwrap_or_default();
+    let prompts = task.prompts(args.prompts, args.seed, Half::Report, &encode)?;
+    let before = accuracy(&site.model, &prompts);
     let config = PatchingConfig {
         hook: site.hook,
         drop_positions: args.at.drop_positions.0.clone(),
         with_error_term: false,
     };
-    let experiment = Experiment::new(&site.model, &site.dictionary, &prompts, &config)?;
+    let patching = Patching::new(&site.model, &site.dictionary, &prompts, &config)?;
     let selection = SelectionConfig {
         thresholds: thresholds(args.thresholds, args.low, args.high),
         seed: args.seed,
         max_candidates: (args.max_candidates > 0).then_some(args.max_candidates),
     };
     let mut bar = Bar::new("selection");
-    let descent = experiment.descend(&selection, &mut |done, total| bar.show(done as u64, total as u64, "visits"));
+    let mut progress = |done: usize, total: usize| bar.show(done as u64, total as u64, "visits");
+    let descent = descend(&patching, Half::Report, &selection, &mut progress);
     drop(bar);
     if descent.is_err() && interrupt::requested() {
         return Ok(exit::INTERRUPTED);
@@ -91,20 +95,20 @@ pub(crate) fn ioi(args: &cli::Ioi) -> Result<u8> {
     println!(
         "the model names the indirect object in {:.0} % of {} prompts (mean logit difference {:.2})",
         100.0 * before.share(),
-        args.report_prompts,
+        args.prompts,
         before.mean_logit_diff()
     );
     println!("{} features differ between the prompts and their counterfactuals", descent.candidates);
-    println!("{:>10} {:>9} {:>10} {:>10} {:>11} {:>10}", "threshold", "features", "KL chosen", "KL others", "logit diff", "edit norm");
+    println!("{:>10} {:>9} {:>8} {:>11} {:>10}", "threshold", "features", "KL", "logit diff", "edit norm");
     for set in &descent.sets {
+        let evaluation = &set.evaluation;
         println!(
-            "{:>10} {:>9} {:>10.3} {:>10.3} {:>11.2} {:>10.3}",
+            "{:>10} {:>9} {:>8.3} {:>11.2} {:>10.3}",
             set.threshold,
             set.features.len(),
-            set.choose.mean_kl(),
-            set.report.mean_kl(),
-            set.report.mean_logit_diff(),
-            set.report.mean_edit_norm()
+            evaluation.mean_kl(),
+            evaluation.mean_logit_diff(),
+            evaluation.mean_edit_norm()
         );
     }
     if let Some(last) = descent.sets.iter().rev().find(|set| !set.features.is_empty()) {

@@ -30,7 +30,7 @@ pub(super) fn node<'a>(language: &'a Language, interp: &'a Interp, hook: HookPoi
     deps.extend([baselines::pca_name(hook), baselines::ica_name(hook)]);
     deps.extend(language.cases().into_iter().map(|(ratio, alpha)| sae_name(hook, ratio, alpha)));
     if interp.random_model.is_some() {
-        deps.extend([capture::RANDOM_INTERPRETATION.into(), sae::random_name(hook)]);
+        deps.extend([capture::RANDOM_TRAIN.into(), capture::RANDOM_INTERPRETATION.into(), sae::random_name(hook)]);
     }
     let params = json!({
         "hook": hook,

@@ -12,13 +12,15 @@ use monosem_dictionary::{Activation, Estimate, LinearDictionary};
 use monosem_graph::{Ctx, Node};
 use monosem_hooks::{HookPoint, HookedModel};
 use monosem_lm::{LanguageModel, Tokenizer};
-use monosem_patching::{Curve, Evaluation, FeatureChange, PatchingConfig, SelectionConfig, accuracy};
+use monosem_patching::{
+    Curve, Evaluation, FeatureChange, Half, Patching, PatchingConfig, SelectionConfig, accuracy,
+};
 use monosem_report::{FeatureExample, ResultRow, write_features};
 use serde_json::json;
 
 use super::baselines::{self, NON_NEGATIVE, SIGNED};
 use super::{FEATURES, Label, capture, corpus, measure, model_inputs, model_params, sae, sae_name, sae_setting, save_rows};
-use crate::causal::{self, Bootstrap, Descent, Experiment, Prompts, Reading};
+use crate::causal::{self, Bootstrap, Descent, Prompts, Reading, descend};
 use crate::fetch;
 use crate::interpretation::{Cut, Settings, stored, vocabulary};
 use crate::profile::{Ioi, Language};
@@ -161,31 +163,42 @@ fn run(language: &Language, ioi: &Ioi, hook: HookPoint, method: Method, assets: 
         drop_positions: language.capture.drop_positions.clone(),
         with_error_term: false,
     };
-    let experiment = Experiment::new(&model, &dictionary, &prompts, &config)?;
+    let halves = [(Half::Choose, &prompts.choose), (Half::Report, &prompts.report)];
     let mut descents = Vec::new();
-    for (i, &seed) in ioi.seeds.iter().enumerate() {
-        let selection = SelectionConfig { thresholds: ioi.grid(), seed, max_candidates: ioi.candidates() };
-        let mut progress = |done: usize, total: usize| {
-            ctx.progress((i * total + done) as u64, (ioi.seeds.len() * total) as u64, "visits");
-            if ctx.cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        };
-        let descent = experiment.descend(&selection, &mut progress);
-        if descent.is_err() {
-            ctx.check()?;
+    let mut changes = Vec::new();
+    let runs = (halves.len() * ioi.seeds.len()) as u64;
+    for (half, prompts) in halves {
+        let patching = Patching::new(&model, &dictionary, prompts, &config)?;
+        for &seed in &ioi.seeds {
+            let selection = SelectionConfig { thresholds: ioi.grid(), seed, max_candidates: ioi.candidates() };
+            let before = descents.len() as u64;
+            let mut progress = |done: usize, total: usize| {
+                ctx.progress(before * total as u64 + done as u64, runs * total as u64, "visits");
+                if ctx.cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            };
+            let descent = descend(&patching, half, &selection, &mut progress);
+            if descent.is_err() {
+                ctx.check()?;
+            }
+            descents.push(descent?);
         }
-        descents.push(descent?);
+        if half == Half::Report {
+            changes = patching.feature_changes(&chosen(ioi, &descents));
+        }
     }
     let label = Label::new("ioi", method.name(), hook, method.setting());
     let mut rows = rows_of(&label, &descents);
-    let curves: Vec<Curve> = descents.iter().map(Descent::curve).collect();
-    rows.extend(readings(&label.with_setting("prompts=report"), ioi, width, &curves));
+    for (half, name) in HALVES {
+        let label = label.with_setting(&format!("prompts={name}"));
+        rows.extend(readings(&label, ioi, width, &curves_of(&descents, half)));
+    }
     if method == Method::Identity {
         rows.extend(model_rows(hook, &model, &prompts));
     }
     if matches!(method, Method::Sae { .. }) {
-        let chosen = chosen(ioi, &descents);
-        let changes = experiment.report.feature_changes(&chosen);
-        let features = chosen_features(language, ioi, hook, method, &model, &tokenizer, &dictionary.select(&chosen), &changes, ctx)?;
+        let latents: Vec<usize> = changes.iter().map(|change| change.feature).collect();
+        let dictionary = dictionary.select(&latents);
+        let features = chosen_features(language, ioi, hook, method, &model, &tokenizer, &dictionary, &changes, ctx)?;
         write_features(&ctx.out().join(FEATURES), &features)?;
     }
     let text = serde_json::to_string(&descents)? + "\n";
@@ -210,15 +223,20 @@ fn over_prompts(values: &[f64]) -> Estimate {
     Estimate::of_ratio(&values.iter().map(|value| (*value, 1.0)).collect::<Vec<_>>())
 }
 
+/// The sets of prompts and their names in results.
+const HALVES: [(Half, &str); 2] = [(Half::Choose, "choose"), (Half::Report, "report")];
+
+fn curves_of(descents: &[Descent], half: Half) -> Vec<Curve> {
+    descents.iter().filter(|descent| descent.half == half).map(Descent::curve).collect()
+}
+
 fn rows_of(label: &Label, descents: &[Descent]) -> Vec<ResultRow> {
     let mut rows = Vec::new();
     for descent in descents {
-        for (prompts, of) in [("choose", false), ("report", true)] {
-            for set in &descent.sets {
-                let setting = format!("prompts={prompts},seed={},threshold={}", descent.seed, set.threshold);
-                let evaluation = if of { &set.report } else { &set.choose };
-                rows.extend(evaluation_rows(&label.with_setting(&setting), evaluation));
-            }
+        let prompts = HALVES.iter().find(|(half, _)| *half == descent.half).map_or("", |(_, name)| name);
+        for set in &descent.sets {
+            let setting = format!("prompts={prompts},seed={},threshold={}", descent.seed, set.threshold);
+            rows.extend(evaluation_rows(&label.with_setting(&setting), &set.evaluation));
         }
     }
     rows
@@ -247,16 +265,18 @@ fn readings(label: &Label, ioi: &Ioi, up_to: usize, curves: &[Curve]) -> Vec<Res
     let mut rows = Vec::new();
     for ((metric, unit), reading) in READINGS.iter().zip(kinds(up_to)) {
         if let Some(estimate) = bootstrap.reading(reading, curves) {
-            rows.push(label.estimate(metric, estimate, ioi.report_prompts as u64, unit));
+            let n = curves.first().map_or(0, |curve| curve.points()[0].kl.len());
+            rows.push(label.estimate(metric, estimate, n as u64, unit));
         }
     }
     rows
 }
 
-/// The features that are left last in the first descent, the most persistent first.
+/// The features that are left last in the first descent on the prompts to report, the most persistent first.
 fn chosen(ioi: &Ioi, descents: &[Descent]) -> Vec<usize> {
     let mut chosen: Vec<usize> = Vec::new();
-    for set in descents.first().map_or(&[][..], |descent| &descent.sets).iter().rev() {
+    let first = descents.iter().find(|descent| descent.half == Half::Report);
+    for set in first.map_or(&[][..], |descent| &descent.sets).iter().rev() {
         let new: Vec<usize> = set.features.iter().filter(|feature| !chosen.contains(feature)).copied().collect();
         chosen.extend(new);
         if chosen.len() >= ioi.examples {
@@ -326,7 +346,7 @@ fn compare(ioi: &Ioi, hook: HookPoint, ctx: &Ctx<'_>) -> Result<()> {
         let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
         let descents: Vec<Descent> =
             serde_json::from_str(&text).with_context(|| format!("{} is damaged", file.display()))?;
-        Ok(descents.iter().map(Descent::curve).collect())
+        Ok(curves_of(&descents, Half::Report))
     };
     let bootstrap = Bootstrap { resamples: ioi.resamples, seed: ioi.seed };
     let stands = Method::Sae { ratio: ioi.ratio, alpha: ioi.alpha };

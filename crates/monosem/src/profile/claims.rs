@@ -110,9 +110,9 @@ pub struct Ioi {
     pub alphas: Vec<f32>,
     /// The alpha that is compared with the baselines in the claims: to be chosen by what the `choose` prompts say.
     pub alpha: f32,
-    /// Prompts on which features are chosen.
+    /// Prompts by which settings such as the layer and alpha are chosen.
     pub prompts: usize,
-    /// Prompts of other names and templates, on which they are reported.
+    /// Prompts of other names and templates, on which the claims are reported.
     pub report_prompts: usize,
     /// Thresholds on the rise of KL, as many in equal ratios from `threshold_low` to `threshold_high` (50 from 1e-5 to 1 in the paper).
     pub thresholds: usize,

@@ -1,5 +1,6 @@
 //! Sections of the page, one function per experiment. An experiment nobody wrote a section for gets a table.
 
+mod claims;
 mod dictionary;
 mod features;
 mod generic;
@@ -96,7 +97,8 @@ impl Section {
 type Build = fn(&Context<'_>, &[&ResultRow]) -> Result<Section, ReportError>;
 
 /// The experiments that have a section of their own, in the order of the page.
-pub(crate) const KNOWN: [(&str, &str, Build); 7] = [
+pub(crate) const KNOWN: [(&str, &str, Build); 8] = [
+    ("claims", "Did the claims of the paper hold here?", claims::section),
     ("dictionary", "Dictionaries: reconstruction against sparsity", dictionary::section),
     ("training", "Training curves", training::section),
     ("splice", "Language modelling with the reconstruction spliced in", splice::section),
