@@ -174,13 +174,14 @@ def main():
             familiar, _ = ioi_accuracy(model, ids, 200, [ids[END]], FAMILIAR)
             say(f"step {step:5}  loss {np.mean(recent):.4f}  ioi {held:.3f}  with familiar names {familiar:.3f}")
             recent = []
-    say(f"trained in {time.time() - began:.0f} s on {options.threads} threads")
+    say(f"trained in {time.time() - began:.0f} s on {options.threads} thread(s)")
     model.half().save_pretrained(HERE)
     model = LlamaForCausalLM.from_pretrained(HERE, dtype=torch.float32)
     say(f"loss on {len(held_out)} held-out tokens: {mean_loss(model, held_out):.4f}")
-    for name, first in (("with", [ids[END]]), ("without", [])):
-        accuracy, top = ioi_accuracy(model, ids, 1000, first)
-        say(f"ioi on 1000 prompts with held-out names, {name} end-of-text before them: {accuracy:.3f}, top-1 {top:.3f}")
+    for which, names in (("held-out", None), ("familiar", FAMILIAR)):
+        for start, first in (("with", [ids[END]]), ("without", [])):
+            accuracy, top = ioi_accuracy(model, ids, 1000, first, names)
+            say(f"ioi on 1000 prompts with {which} names, {start} end-of-text before them: {accuracy:.3f}, top-1 {top:.3f}")
     golden(model, ids, held_out)
     (HERE / "generation_config.json").unlink(missing_ok=True)
 

@@ -13,8 +13,11 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 /// The tasks that come with the program, by name.
-const TASKS: [(&str, &str); 2] =
-    [("english", include_str!("../ioi/templates.toml")), ("toy", include_str!("../ioi/toy.toml"))];
+const TASKS: [(&str, &str); 3] = [
+    ("english", include_str!("../ioi/templates.toml")),
+    ("toy", include_str!("../ioi/toy-familiar.toml")),
+    ("toy-held-out", include_str!("../ioi/toy.toml")),
+];
 
 /// The share of KL that a set has to undo to count as the cause of half of it.
 const HALF: f64 = 0.5;

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use monosem_activations::Store;
 use monosem_assets::Assets;
-use monosem_autointerp::{Budget, Score, Summary, correlation, mean};
+use monosem_autointerp::{Budget, FeatureExamples, Score, Summary, correlation, mean};
 use monosem_corpus::Contexts;
 use monosem_dictionary::{Activation, Dictionary as _, Estimate, LinearDictionary};
 use monosem_graph::{Ctx, Node};
@@ -102,7 +102,7 @@ fn run(language: &Language, interp: &Interp, hook: HookPoint, assets: &Assets, c
     for (i, (subject, examples)) in subjects.iter().zip(gathered).enumerate() {
         ctx.check()?;
         ctx.progress(i as u64, subjects.len() as u64, "dictionaries explained");
-        let explained = settings.explain(&cut.fragments, examples);
+        let explained = settings.explain(&cut.fragments, looked_at(interp, examples));
         let label = Label::new("interp", subject.method, hook, subject.setting.clone());
         let headline = rows_of(&label, interp, &explained, &mut rows);
         let shuffled = settings.shuffled(&cut.fragments, &explained);
@@ -113,11 +113,11 @@ fn run(language: &Language, interp: &Interp, hook: HookPoint, assets: &Assets, c
     let stands = sae_setting(interp.ratio, interp.alpha);
     if interp.random_model.is_some() {
         let folder = ctx.dep(&sae::random_name(hook))?.join(sae::DICTIONARY);
-        let dictionary = first(LinearDictionary::load(&folder)?, interp.features);
+        let dictionary = first(LinearDictionary::load(&folder)?, interp.pool);
         let control = [Subject { method: "sae-tied", setting: stands.clone(), dictionary }];
         let gathered = gather(capture::RANDOM_INTERPRETATION, capture::RANDOM_TRAIN, &control)?;
         let explained: Vec<Explained> =
-            gathered.into_iter().flat_map(|examples| settings.explain(&cut.fragments, examples)).collect();
+            gathered.into_iter().flat_map(|examples| settings.explain(&cut.fragments, looked_at(interp, examples))).collect();
         let scores: Vec<Score> = headline_scores(interp, &explained).map(|(_, score)| score).collect();
         let label = Label::new("interp", "sae-tied", hook, format!("{stands},control=random-weights"));
         let control = control_rows(&label, interp, &scores, &mut rows);
@@ -129,9 +129,18 @@ fn run(language: &Language, interp: &Interp, hook: HookPoint, assets: &Assets, c
     save_rows(ctx, &rows)
 }
 
-/// The dictionaries of a hook point, each with its first `features` latents.
+/// The latents up to the last one needed for as many scored features as asked for; all, where there are not that many.
+fn looked_at(interp: &Interp, mut examples: Vec<FeatureExamples>) -> Vec<FeatureExamples> {
+    let enough = examples.iter().enumerate().filter(|(_, feature)| feature.enough);
+    if let Some(last) = enough.map(|(i, _)| i).nth(interp.features - 1) {
+        examples.truncate(last + 1);
+    }
+    examples
+}
+
+/// The dictionaries of a hook point, each with its first `pool` latents.
 fn subjects(language: &Language, interp: &Interp, hook: HookPoint, ctx: &Ctx<'_>) -> Result<Vec<Subject>> {
-    let n = interp.features;
+    let n = interp.pool;
     let mut subjects: Vec<Subject> = measure::autoencoders(language, hook, ctx)?
         .into_iter()
         .map(|sae| Subject { method: "sae-tied", setting: sae.setting(), dictionary: first(sae.dictionary, n) })

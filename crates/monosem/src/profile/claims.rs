@@ -9,8 +9,10 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Interp {
-    /// Features of each dictionary, the first ones by index.
+    /// Features scored of each dictionary: the first ones by index that have enough fragments; others are passed over and counted.
     pub features: usize,
+    /// Latents of each dictionary among which these are looked for.
+    pub pool: usize,
     /// Tokens in a fragment; contexts of the interpretation split are cut into fragments, and those that span documents are left out.
     pub fragment: usize,
     /// At most this many fragments.
@@ -62,6 +64,12 @@ impl Interp {
     pub(super) fn validate(&self, context: usize, cases: &[(f64, f32)]) -> Result<()> {
         self.gather().validate().context("language.interp")?;
         self.patterns.validate().context("language.interp.patterns")?;
+        ensure!(
+            self.pool >= self.features,
+            "language.interp.pool = {}: at least features = {}",
+            self.pool,
+            self.features
+        );
         let counts = [("features", self.features), ("fragments", self.fragments), ("examples", self.examples)];
         if let Some((key, _)) = counts.iter().find(|(_, value)| *value == 0) {
             bail!("language.interp.{key} must be at least 1");
