@@ -9,7 +9,7 @@ use serde_json::Value;
 const MAX_LINES: usize = 600;
 
 /// The arrows of ARCHITECTURE.md: a crate's folder, and the folders of what it may depend on. `monosem` may use all.
-const ARROWS: [(&str, &[&str]); 10] = [
+const ARROWS: [(&str, &[&str]); 12] = [
     ("hooks", &[]),
     ("lm", &["hooks"]),
     ("assets", &[]),
@@ -18,6 +18,8 @@ const ARROWS: [(&str, &[&str]); 10] = [
     ("dictionary", &[]),
     ("decompose", &["dictionary"]),
     ("sae", &["dictionary"]),
+    ("autointerp", &[]),
+    ("patching", &["hooks", "dictionary", "lm"]),
     ("graph", &[]),
     ("report", &[]),
 ];

@@ -280,7 +280,9 @@ mod tests {
         for text in ["smollm2-135m", "hf:EleutherAI/pythia-70m", "hf:a/b@refs/pr/1", "./weights.gguf", "/m/x", "."] {
             assert_eq!(text.parse::<ModelSource>().unwrap().to_string(), text);
         }
-        for text in ["brown", "austen", "anarchism", "hf:datasets/a/b:x/y.jsonl.zst", "hf:datasets/a/b@v1:y.jsonl", "./texts"] {
+        for text in
+            ["brown", "austen", "anarchism", "hf:datasets/a/b:x/y.jsonl.zst", "hf:datasets/a/b@v1:y.jsonl", "./texts"]
+        {
             assert_eq!(text.parse::<TextSource>().unwrap().to_string(), text);
         }
         let main: ModelSource = "hf:a/b@main".parse().unwrap();

@@ -48,13 +48,20 @@ impl Ranking {
     /// If there are not as many labels as values.
     #[must_use]
     pub fn auroc(&self, labels: &[bool]) -> Option<f64> {
-        assert_eq!(self.doubled_ranks.len(), labels.len(), "{} values, {} labels", self.doubled_ranks.len(), labels.len());
+        assert_eq!(
+            self.doubled_ranks.len(),
+            labels.len(),
+            "{} values, {} labels",
+            self.doubled_ranks.len(),
+            labels.len()
+        );
         let positive = labels.iter().filter(|label| **label).count() as f64;
         let negative = labels.len() as f64 - positive;
         if positive == 0.0 || negative == 0.0 {
             return None;
         }
-        let doubled: u64 = self.doubled_ranks.iter().zip(labels).filter(|(_, label)| **label).map(|(rank, _)| rank).sum();
+        let doubled: u64 =
+            self.doubled_ranks.iter().zip(labels).filter(|(_, label)| **label).map(|(rank, _)| rank).sum();
         Some((doubled as f64 / 2.0 - positive * (positive + 1.0) / 2.0) / (positive * negative))
     }
 }

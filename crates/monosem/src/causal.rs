@@ -6,7 +6,8 @@ use anyhow::{Context as _, Result};
 use monosem_dictionary::Estimate;
 use monosem_lm::Tokenizer;
 use monosem_patching::{
-    Accepted, CountAxis, Curve, Evaluation, Half, IoiPrompt, IoiTask, Patching, PatchingError, Progress, SelectionConfig,
+    Accepted, CountAxis, Curve, Evaluation, Half, IoiPrompt, IoiTask, Patching, PatchingError, Progress,
+    SelectionConfig,
 };
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;

@@ -3,8 +3,8 @@
 use anyhow::{Result, ensure};
 use monosem_activations::HookStore;
 use monosem_autointerp::{
-    Budget, CorrelationScorer, CurvePoint, Explainer as _, FeatureExamples, Fragments, GatherConfig, Gatherer, PatternConfig,
-    PatternExplainer, PatternExplanation, PatternSimulator, Score, Scorer as _, Vocabulary, derangement,
+    Budget, CorrelationScorer, CurvePoint, Explainer as _, FeatureExamples, Fragments, GatherConfig, Gatherer,
+    PatternConfig, PatternExplainer, PatternExplanation, PatternSimulator, Score, Scorer as _, Vocabulary, derangement,
 };
 use monosem_corpus::Contexts;
 use monosem_dictionary::{Dictionary as _, LinearDictionary};
@@ -62,7 +62,10 @@ impl Cut {
                 }
             }
         }
-        ensure!(!places.is_empty(), "no document of the text has {length} tokens within a context: take shorter fragments");
+        ensure!(
+            !places.is_empty(),
+            "no document of the text has {length} tokens within a context: take shorter fragments"
+        );
         let mut tokens = Array2::zeros((places.len(), length));
         for (mut row, (i, start)) in tokens.rows_mut().into_iter().zip(&places) {
             row.assign(&contexts.tokens.slice(s![*i, *start..start + length]));
@@ -170,7 +173,8 @@ impl Settings<'_> {
         let explain = |examples: FeatureExamples| {
             let scored = examples.enough.then(|| {
                 let Ok(explanation) = explainer.explain(&fragments.examples(&examples.explain));
-                let (top, random) = (fragments.examples(&examples.score_top), fragments.examples(&examples.score_random));
+                let (top, random) =
+                    (fragments.examples(&examples.score_top), fragments.examples(&examples.score_random));
                 let curve = monosem_autointerp::score_curve(simulator, &explanation, &top, &random, &self.budgets);
                 Scored { explanation, curve }
             });

@@ -3,9 +3,9 @@
 //!
 //! As a library it gives what the program is made of to tests and benchmarks: [`profile`] and [`nodes`].
 
+mod causal;
 pub mod cli;
 mod commands;
-mod causal;
 mod console;
 mod evaluation;
 pub mod exit;

@@ -97,7 +97,11 @@ impl TryFrom<OneOrMany> for Texts {
         if names.is_empty() {
             return Err("the list of texts is empty".into());
         }
-        names.iter().map(|name| name.parse().map_err(|error: AssetError| error.to_string())).collect::<Result<_, _>>().map(Self)
+        names
+            .iter()
+            .map(|name| name.parse().map_err(|error: AssetError| error.to_string()))
+            .collect::<Result<_, _>>()
+            .map(Self)
     }
 }
 

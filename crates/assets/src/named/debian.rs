@@ -21,7 +21,8 @@ pub(super) fn extract_austen(archive: &Path, folder: &Path) -> Result<(), String
         Ok(())
     })?;
     // In the order of the package's index, which is the alphabet's.
-    let novels = ["emma", "mansfield-park", "northanger-abbey", "persuasion", "pride-and-prejudice", "sense-sensibility"];
+    let novels =
+        ["emma", "mansfield-park", "northanger-abbey", "persuasion", "pride-and-prejudice", "sense-sensibility"];
     let objects = r_objects(&database)?;
     if objects.len() != novels.len() {
         return Err(format!("{} objects in Rdata.rdb, expected {}", objects.len(), novels.len()));

@@ -77,7 +77,10 @@ mod tests {
 
     #[test]
     fn marks_of_emphasis_go_and_names_stay() {
-        assert_eq!(plain("## A.1 [Murray Bookchin, **The Modern Crisis** , p. 79]"), "A.1 [Murray Bookchin, The Modern Crisis, p. 79]");
+        assert_eq!(
+            plain("## A.1 [Murray Bookchin, **The Modern Crisis** , p. 79]"),
+            "A.1 [Murray Bookchin, The Modern Crisis, p. 79]"
+        );
         assert_eq!(plain("_\"the making of a_ snake_case name"), "\"the making of a snake_case name");
     }
 }

@@ -11,9 +11,9 @@ use monosem_hooks::HookedModel as _;
 use monosem_report::{FeatureExample, Provenance, ResultRow, render, write_features, write_results};
 use ndarray::{Array2, s};
 
+use super::Bar;
 use super::capture::contexts;
 use super::patch::Site;
-use super::Bar;
 use crate::cli;
 use crate::interpretation::{Cut, Explained, Settings, vocabulary};
 use crate::nodes::{FEATURES, Label};
@@ -30,7 +30,8 @@ pub(crate) fn interp(args: &cli::Interp) -> Result<u8> {
     interrupt::listen()?;
     let site = Site::open(&args.at)?;
     let n_latents = site.dictionary.n_latents();
-    let features = if args.features.is_empty() { (0..args.first.min(n_latents)).collect() } else { args.features.clone() };
+    let features =
+        if args.features.is_empty() { (0..args.first.min(n_latents)).collect() } else { args.features.clone() };
     if let Some(feature) = features.iter().find(|feature| **feature >= n_latents) {
         bail!("feature {feature}: the dictionary in {} has {n_latents}, from 0", args.at.dictionary.display());
     }
@@ -71,22 +72,29 @@ pub(crate) fn interp(args: &cli::Interp) -> Result<u8> {
     settings.patterns.validate()?;
     let explained: Vec<Explained> =
         gathered?.into_iter().flat_map(|examples| settings.explain(&cut.fragments, examples)).collect();
-    let shown: Vec<FeatureExample> = explained.iter().zip(&features).map(|(explained, feature)| {
-        let score = explained.scored.as_ref().and_then(|scored| scored.at(settings.budgets[0]));
-        FeatureExample {
-            experiment: "interp".into(),
-            method: "sae".into(),
-            hook: site.hook.to_string(),
-            setting: String::new(),
-            feature: *feature,
-            explanation: explained.scored.as_ref().map_or_else(String::new, |s| s.explanation.sentence(&vocabulary)),
-            score: score.map(|score| score.combined),
-            skew: explained.examples.moments.skew(),
-            kurtosis: explained.examples.moments.kurtosis(),
-            note: String::new(),
-            fragments: settings.shown(&cut.fragments, explained),
-        }
-    }).collect();
+    let shown: Vec<FeatureExample> = explained
+        .iter()
+        .zip(&features)
+        .map(|(explained, feature)| {
+            let score = explained.scored.as_ref().and_then(|scored| scored.at(settings.budgets[0]));
+            FeatureExample {
+                experiment: "interp".into(),
+                method: "sae".into(),
+                hook: site.hook.to_string(),
+                setting: String::new(),
+                feature: *feature,
+                explanation: explained
+                    .scored
+                    .as_ref()
+                    .map_or_else(String::new, |s| s.explanation.sentence(&vocabulary)),
+                score: score.map(|score| score.combined),
+                skew: explained.examples.moments.skew(),
+                kurtosis: explained.examples.moments.kurtosis(),
+                note: String::new(),
+                fragments: settings.shown(&cut.fragments, explained),
+            }
+        })
+        .collect();
     let rows = summary(&site, args, &shown);
     if args.at.json {
         println!("{}", serde_json::to_string_pretty(&shown)?);
@@ -155,7 +163,8 @@ fn print(shown: &[FeatureExample], rows: &[ResultRow]) {
         }
     }
     for row in rows {
-        let interval = row.ci_low.zip(row.ci_high).map_or_else(String::new, |(low, high)| format!(" [{low:.3}, {high:.3}]"));
+        let interval =
+            row.ci_low.zip(row.ci_high).map_or_else(String::new, |(low, high)| format!(" [{low:.3}, {high:.3}]"));
         println!("{}: {:.3}{interval}", row.metric, row.value);
     }
 }

@@ -5,9 +5,7 @@ use monosem_assets::Assets;
 use monosem_dictionary::{Dictionary as _, LinearDictionary, metadata};
 use monosem_hooks::{HookPoint, HookedModel as _};
 use monosem_lm::{LanguageModel, LoadOptions, Tokenizer};
-use monosem_patching::{
-    Change, Half, Intervention, Patching, PatchingConfig, SelectionConfig, Steering, accuracy,
-};
+use monosem_patching::{Change, Half, Intervention, Patching, PatchingConfig, SelectionConfig, Steering, accuracy};
 use serde_json::json;
 
 use super::Bar;
@@ -66,11 +64,8 @@ pub(crate) fn ioi(args: &cli::Ioi) -> Result<u8> {
     let encode = |text: &str| site.tokenizer.encode(text).unwrap_or_default();
     let prompts = task.prompts(args.prompts, args.seed, Half::Report, &encode)?;
     let before = accuracy(&site.model, &prompts);
-    let config = PatchingConfig {
-        hook: site.hook,
-        drop_positions: args.at.drop_positions.0.clone(),
-        with_error_term: false,
-    };
+    let config =
+        PatchingConfig { hook: site.hook, drop_positions: args.at.drop_positions.0.clone(), with_error_term: false };
     let patching = Patching::new(&site.model, &site.dictionary, &prompts, &config)?;
     let selection = SelectionConfig {
         thresholds: thresholds(args.thresholds, args.low, args.high),

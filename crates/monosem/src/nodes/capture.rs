@@ -50,7 +50,8 @@ pub(super) fn nodes<'a>(language: &'a Language, assets: &'a Assets) -> Vec<Node<
     if let Some(interp) = &language.interp {
         jobs.push(job(INTERPRETATION, "interpretation", interpretation));
         if let Some(random) = &interp.random_model {
-            let limits = [(RANDOM_TRAIN, "train", random.tokens), (RANDOM_INTERPRETATION, "interpretation", usize::MAX)];
+            let limits =
+                [(RANDOM_TRAIN, "train", random.tokens), (RANDOM_INTERPRETATION, "interpretation", usize::MAX)];
             jobs.extend(limits.map(|(name, split, limit)| Job {
                 name,
                 split,

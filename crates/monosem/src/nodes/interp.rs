@@ -13,7 +13,9 @@ use monosem_report::{FeatureExample, ResultRow, write_features};
 use serde_json::json;
 
 use super::baselines::{self, SIGNED};
-use super::{FEATURES, Label, capture, corpus, measure, model_inputs, model_params, sae, sae_name, sae_setting, save_rows};
+use super::{
+    FEATURES, Label, capture, corpus, measure, model_inputs, model_params, sae, sae_name, sae_setting, save_rows,
+};
 use crate::fetch;
 use crate::interpretation::{Cut, Explained, Settings, stored, vocabulary};
 use crate::profile::{Interp, Language};
@@ -54,7 +56,8 @@ pub(super) fn node<'a>(language: &'a Language, interp: &'a Interp, hook: HookPoi
         "monosem/evaluation",
     ];
     let weight = 10.0 + language.cases().len() as f64 * 5.0;
-    let mut node = super::node(name(hook), deps, params, &code, weight, move |ctx| run(language, interp, hook, assets, ctx));
+    let mut node =
+        super::node(name(hook), deps, params, &code, weight, move |ctx| run(language, interp, hook, assets, ctx));
     node.inputs = model_inputs(&language.model);
     node
 }
@@ -116,8 +119,10 @@ fn run(language: &Language, interp: &Interp, hook: HookPoint, assets: &Assets, c
         let dictionary = first(LinearDictionary::load(&folder)?, interp.pool);
         let control = [Subject { method: "sae-tied", setting: stands.clone(), dictionary }];
         let gathered = gather(capture::RANDOM_INTERPRETATION, capture::RANDOM_TRAIN, &control)?;
-        let explained: Vec<Explained> =
-            gathered.into_iter().flat_map(|examples| settings.explain(&cut.fragments, looked_at(interp, examples))).collect();
+        let explained: Vec<Explained> = gathered
+            .into_iter()
+            .flat_map(|examples| settings.explain(&cut.fragments, looked_at(interp, examples)))
+            .collect();
         let scores: Vec<Score> = headline_scores(interp, &explained).map(|(_, score)| score).collect();
         let label = Label::new("interp", "sae-tied", hook, format!("{stands},control=random-weights"));
         let control = control_rows(&label, interp, &scores, &mut rows);
@@ -220,8 +225,10 @@ fn moment_rows(label: &Label, interp: &Interp, explained: &[Explained], rows: &m
         headline_scores(interp, explained).filter_map(pair).unzip()
     };
     type Moment = fn(&monosem_autointerp::Moments) -> Option<f64>;
-    let moments: [(&str, Moment); 2] =
-        [("skew_correlation", monosem_autointerp::Moments::skew), ("kurtosis_correlation", monosem_autointerp::Moments::kurtosis)];
+    let moments: [(&str, Moment); 2] = [
+        ("skew_correlation", monosem_autointerp::Moments::skew),
+        ("kurtosis_correlation", monosem_autointerp::Moments::kurtosis),
+    ];
     for (metric, moment) in moments {
         let (moments, scores) = of(moment);
         if let Some(summary) = correlation(&moments, &scores) {
@@ -252,9 +259,10 @@ fn examples_of(
         hook: hook.to_string(),
         setting: subject.setting.clone(),
         feature: feature.examples.feature,
-        explanation: feature.scored.as_ref().map_or_else(String::new, |scored| {
-            scored.explanation.first(interp.headline).sentence(settings.vocabulary)
-        }),
+        explanation: feature
+            .scored
+            .as_ref()
+            .map_or_else(String::new, |scored| scored.explanation.first(interp.headline).sentence(settings.vocabulary)),
         score: Some(score.combined),
         skew: feature.examples.moments.skew(),
         kurtosis: feature.examples.moments.kurtosis(),
@@ -275,9 +283,9 @@ fn claims(
     rows: &mut Vec<ResultRow>,
 ) {
     let of = |method: &str| {
-        let found = headlines.iter().find(|(i, _)| {
-            subjects[*i].method == method && (method != "sae-tied" || subjects[*i].setting == stands)
-        });
+        let found = headlines
+            .iter()
+            .find(|(i, _)| subjects[*i].method == method && (method != "sae-tied" || subjects[*i].setting == stands));
         found.and_then(|(_, summary)| *summary)
     };
     let mut push = |method: &str, setting: String, a: Option<Summary>, b: Option<Summary>| {

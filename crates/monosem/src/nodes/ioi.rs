@@ -12,14 +12,14 @@ use monosem_dictionary::{Activation, Estimate, LinearDictionary};
 use monosem_graph::{Ctx, Node};
 use monosem_hooks::{HookPoint, HookedModel};
 use monosem_lm::{LanguageModel, Tokenizer};
-use monosem_patching::{
-    Curve, Evaluation, FeatureChange, Half, Patching, PatchingConfig, SelectionConfig, accuracy,
-};
+use monosem_patching::{Curve, Evaluation, FeatureChange, Half, Patching, PatchingConfig, SelectionConfig, accuracy};
 use monosem_report::{FeatureExample, ResultRow, write_features};
 use serde_json::json;
 
 use super::baselines::{self, NON_NEGATIVE, SIGNED};
-use super::{FEATURES, Label, capture, corpus, measure, model_inputs, model_params, sae, sae_name, sae_setting, save_rows};
+use super::{
+    FEATURES, Label, capture, corpus, measure, model_inputs, model_params, sae, sae_name, sae_setting, save_rows,
+};
 use crate::causal::{self, Bootstrap, Descent, Prompts, Reading, descend};
 use crate::fetch;
 use crate::interpretation::{Cut, Settings, stored, vocabulary};
@@ -158,16 +158,13 @@ fn run(language: &Language, ioi: &Ioi, hook: HookPoint, method: Method, assets: 
     let prompts = Prompts::draw(&task, [ioi.prompts, ioi.report_prompts], ioi.seed, &tokenizer)?;
     let width = model.width(hook.site).with_context(|| format!("the model has no hook point {hook}"))?;
     let dictionary = method.dictionary(language, hook, width, ctx)?;
-    let config = PatchingConfig {
-        hook,
-        drop_positions: language.capture.drop_positions.clone(),
-        with_error_term: false,
-    };
+    let config =
+        PatchingConfig { hook, drop_positions: language.capture.drop_positions.clone(), with_error_term: false };
     let halves = [(Half::Choose, &prompts.choose), (Half::Report, &prompts.report)];
     let mut descents = Vec::new();
     let mut changes = Vec::new();
-    let runs = (halves.len() * ioi.seeds.len()) as u64;
-    for (half, prompts) in halves {
+    let runs = (halves.iter().filter(|(_, prompts)| !prompts.is_empty()).count() * ioi.seeds.len()) as u64;
+    for (half, prompts) in halves.into_iter().filter(|(_, prompts)| !prompts.is_empty()) {
         let patching = Patching::new(&model, &dictionary, prompts, &config)?;
         for &seed in &ioi.seeds {
             let selection = SelectionConfig { thresholds: ioi.grid(), seed, max_candidates: ioi.candidates() };
@@ -188,7 +185,7 @@ fn run(language: &Language, ioi: &Ioi, hook: HookPoint, method: Method, assets: 
     }
     let label = Label::new("ioi", method.name(), hook, method.setting());
     let mut rows = rows_of(&label, &descents);
-    for (half, name) in HALVES {
+    for (half, name) in HALVES.into_iter().filter(|(half, _)| *half == Half::Report || ioi.prompts > 0) {
         let label = label.with_setting(&format!("prompts={name}"));
         rows.extend(readings(&label, ioi, width, &curves_of(&descents, half)));
     }
@@ -309,8 +306,13 @@ fn chosen_features(
     let mut step = |_| Ok(ctx.check()?);
     let gathered = cut.gather(&mut stored(&store, &cut), norm_limit, &[dictionary], &interp.gather(), &mut step)?;
     let headline = Budget::Patterns(interp.headline);
-    let settings =
-        Settings { vocabulary: &vocabulary, patterns: interp.patterns, budgets: vec![headline], headline: interp.headline, seed: 0 };
+    let settings = Settings {
+        vocabulary: &vocabulary,
+        patterns: interp.patterns,
+        budgets: vec![headline],
+        headline: interp.headline,
+        seed: 0,
+    };
     let explained = gathered.into_iter().flat_map(|examples| settings.explain(&cut.fragments, examples));
     let example = |(feature, change): (crate::interpretation::Explained, &FeatureChange)| FeatureExample {
         experiment: "ioi".into(),
@@ -318,9 +320,10 @@ fn chosen_features(
         hook: hook.to_string(),
         setting: method.setting(),
         feature: change.feature,
-        explanation: feature.scored.as_ref().map_or_else(String::new, |scored| {
-            scored.explanation.first(interp.headline).sentence(&vocabulary)
-        }),
+        explanation: feature
+            .scored
+            .as_ref()
+            .map_or_else(String::new, |scored| scored.explanation.first(interp.headline).sentence(&vocabulary)),
         score: feature.scored.as_ref().and_then(|scored| scored.at(headline)).map(|score| score.combined),
         skew: feature.examples.moments.skew(),
         kurtosis: feature.examples.moments.kurtosis(),

@@ -1,4 +1,5 @@
-//! `properties-HOOK`: how well the best single latent of each dictionary tells the known properties of the toy language.
+//! `properties-HOOK`: how well the best single latent of each dictionary tells the known properties of the toy language: by how active it is
+//! (AUROC), and by whether it is active at all (F1).
 
 use std::ops::ControlFlow;
 
@@ -11,7 +12,7 @@ use monosem_hooks::{HookPoint, HookedModel};
 use monosem_lm::Tokenizer;
 use monosem_report::ResultRow;
 use ndarray::parallel::prelude::*;
-use ndarray::{Array2, ArrayView2, Axis, s};
+use ndarray::{Array2, ArrayView1, ArrayView2, Axis, s};
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use serde_json::json;
@@ -32,7 +33,12 @@ const LEAST: usize = 20;
 
 const RESAMPLES: usize = 200;
 
-pub(super) fn node<'a>(language: &'a Language, properties: &'a Properties, hook: HookPoint, assets: &'a Assets) -> Node<'a> {
+pub(super) fn node<'a>(
+    language: &'a Language,
+    properties: &'a Properties,
+    hook: HookPoint,
+    assets: &'a Assets,
+) -> Node<'a> {
     // The captured rows are not read; they say by their key what the dictionaries were made from.
     let mut deps = vec![capture::TRAIN.into(), baselines::pca_name(hook), baselines::ica_name(hook)];
     deps.extend(language.cases().into_iter().map(|(ratio, alpha)| sae_name(hook, ratio, alpha)));
@@ -128,10 +134,14 @@ fn labelled_rows(
 /// For each property the AUROC of the latent that told it best on the first half, measured on the second; and how many were found.
 fn best_latents(label: &Label, codes: ArrayView2<'_, f32>, rows: &Labelled, half: usize) -> Vec<ResultRow> {
     let (choose, report) = rows.properties.split_at(half);
-    let holds = |sets: &[PropertySet], property: Property| -> Vec<bool> { sets.iter().map(|set| set.contains(property)).collect() };
+    let holds = |sets: &[PropertySet], property: Property| -> Vec<bool> {
+        sets.iter().map(|set| set.contains(property)).collect()
+    };
     let measured: Vec<(Property, Vec<bool>)> = Property::ALL
         .into_iter()
-        .filter(|property| [choose, report].iter().all(|half| half.iter().filter(|set| set.contains(*property)).count() >= LEAST))
+        .filter(|property| {
+            [choose, report].iter().all(|half| half.iter().filter(|set| set.contains(*property)).count() >= LEAST)
+        })
         .map(|property| (property, holds(choose, property)))
         .collect();
     // [latent][property]
@@ -158,9 +168,27 @@ fn best_latents(label: &Label, codes: ArrayView2<'_, f32>, rows: &Labelled, half
         results.push(label.estimate("best_auroc", Estimate { value, interval }, labels.len() as u64, "1"));
         results.push(label.row("best_latent", best as f64, labels.len() as u64, "index"));
         found += usize::from(value >= FOUND);
+        let f1_of =
+            |latent: usize, rows: std::ops::Range<usize>, labels: &[bool]| f1(codes.slice(s![rows, latent]), labels);
+        let chosen = &measured[i].1;
+        let by_f1 = (0..codes.ncols()).into_par_iter().map(|latent| (latent, f1_of(latent, 0..half, chosen)));
+        let best = by_f1.reduce(|| (0, -1.0), |a, b| if (b.1, a.0) > (a.1, b.0) { b } else { a }).0;
+        results.push(label.row("f1", f1_of(best, half..rows.x.nrows(), &labels), labels.len() as u64, "1"));
     }
     results.push(label.row("properties_found", found as f64, measured.len() as u64, "properties"));
     results
+}
+
+/// Harmonic mean of precision and recall where "active" is taken for "the property holds".
+fn f1(codes: ArrayView1<'_, f32>, labels: &[bool]) -> f64 {
+    let (mut hits, mut active, mut holds) = (0u32, 0u32, 0u32);
+    for (code, label) in codes.iter().zip(labels) {
+        let is_active = *code > 0.0;
+        hits += u32::from(is_active && *label);
+        active += u32::from(is_active);
+        holds += u32::from(*label);
+    }
+    2.0 * f64::from(hits) / f64::from(active + holds).max(1.0)
 }
 
 /// A percentile bootstrap over documents.

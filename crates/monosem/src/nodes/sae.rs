@@ -113,7 +113,8 @@ pub(super) fn random_node<'a>(language: &'a Language, interp: &'a Interp, hook: 
     let node = node(random_name(hook), deps, params, &code, weight, move |ctx| {
         let rows = rows(language, hook, capture::RANDOM_TRAIN, ctx)?;
         let config = language.train_config(interp.ratio, interp.alpha, rows.width());
-        let config = TrainConfig { steps: random.steps, lr_decay_steps: config.lr_decay_steps.min(random.steps / 2), ..config };
+        let config =
+            TrainConfig { steps: random.steps, lr_decay_steps: config.lr_decay_steps.min(random.steps / 2), ..config };
         let mut on_step = |step: u64, _: &StepStats, _: &TiedSae| {
             ctx.progress(step, config.steps, "steps");
             if ctx.cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }

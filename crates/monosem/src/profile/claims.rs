@@ -98,7 +98,10 @@ impl Interp {
             self.alpha
         );
         if let Some(random) = &self.random_model {
-            ensure!(random.tokens > 0 && random.steps > 0, "language.interp.random_model: tokens and steps of at least 1");
+            ensure!(
+                random.tokens > 0 && random.steps > 0,
+                "language.interp.random_model: tokens and steps of at least 1"
+            );
         }
         Ok(())
     }
@@ -118,7 +121,7 @@ pub struct Ioi {
     pub alphas: Vec<f32>,
     /// The alpha that is compared with the baselines in the claims: to be chosen by what the `choose` prompts say.
     pub alpha: f32,
-    /// Prompts by which settings such as the layer and alpha are chosen.
+    /// Prompts by which settings such as the layer and alpha are chosen; 0 where they were chosen elsewhere.
     pub prompts: usize,
     /// Prompts of other names and templates, on which the claims are reported.
     pub report_prompts: usize,
@@ -174,7 +177,6 @@ impl Ioi {
         );
         let counts = [
             ("hooks", self.hooks.len()),
-            ("prompts", self.prompts),
             ("report_prompts", self.report_prompts),
             ("thresholds", self.thresholds),
             ("seeds", self.seeds.len()),

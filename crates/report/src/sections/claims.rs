@@ -71,7 +71,10 @@ fn claim(row: &ResultRow) -> Option<(String, Kind)> {
     let ours = name(&row.method, &setting);
     if let Some(other) = setting.get("above") {
         if row.method == "identity-relu" {
-            return Some(("the residual basis scores no better than random directions (difference)".into(), Kind::NotAbove(0.0)));
+            return Some((
+                "the residual basis scores no better than random directions (difference)".into(),
+                Kind::NotAbove(0.0),
+            ));
         }
         let other = match other {
             "random-weights" => "the same on a model with random weights",
@@ -81,9 +84,16 @@ fn claim(row: &ResultRow) -> Option<(String, Kind)> {
     }
     let other = setting.get("against")?;
     let (words, kind) = match row.metric.as_str() {
-        "features_for_half_kl_ratio" => (format!("{ours} undoes half of the KL with fewer features than {other} (ratio)"), Kind::Below(1.0)),
-        "edit_for_half_kl_ratio" => (format!("{ours} undoes half of the KL with a smaller edit than {other} (ratio)"), Kind::Below(1.0)),
-        "kl_auc_difference" => (format!("{ours} leaves less KL than {other} over all numbers of features (difference of areas)"), Kind::Below(0.0)),
+        "features_for_half_kl_ratio" => {
+            (format!("{ours} undoes half of the KL with fewer features than {other} (ratio)"), Kind::Below(1.0))
+        }
+        "edit_for_half_kl_ratio" => {
+            (format!("{ours} undoes half of the KL with a smaller edit than {other} (ratio)"), Kind::Below(1.0))
+        }
+        "kl_auc_difference" => (
+            format!("{ours} leaves less KL than {other} over all numbers of features (difference of areas)"),
+            Kind::Below(0.0),
+        ),
         "kl_floor_difference" => {
             let alpha = |text: &str| text.parse::<f64>().ok();
             let (mine, theirs) = (alpha(setting.get("alpha")?)?, alpha(other.rsplit_once("-a")?.1)?);
@@ -122,14 +132,18 @@ mod tests {
     #[test]
     fn verdicts_follow_the_interval() {
         let verdict = |row: &ResultRow| claim(row).map(|(_, kind)| kind.verdict(row));
-        let above = |low, high| row("sae-tied", "ratio=2,alpha=0.001,above=pca", "interp_score_difference", 0.1, low, high);
+        let above =
+            |low, high| row("sae-tied", "ratio=2,alpha=0.001,above=pca", "interp_score_difference", 0.1, low, high);
         assert_eq!(verdict(&above(0.05, 0.15)), Some("holds"));
         assert_eq!(verdict(&above(-0.05, 0.15)), Some("undecided"));
         assert_eq!(verdict(&above(-0.15, -0.05)), Some("contradicted"));
-        let ratio = |low, high| row("sae-tied", "ratio=2,alpha=0.001,against=pca", "features_for_half_kl_ratio", 0.5, low, high);
+        let ratio = |low, high| {
+            row("sae-tied", "ratio=2,alpha=0.001,against=pca", "features_for_half_kl_ratio", 0.5, low, high)
+        };
         assert_eq!(verdict(&ratio(0.3, 0.8)), Some("holds"));
         assert_eq!(verdict(&ratio(1.3, 4.0)), Some("contradicted"));
-        let floor = row("sae-tied", "ratio=2,alpha=0.0003,against=sae-r2-a0.001", "kl_floor_difference", -0.2, -0.3, -0.1);
+        let floor =
+            row("sae-tied", "ratio=2,alpha=0.0003,against=sae-r2-a0.001", "kl_floor_difference", -0.2, -0.3, -0.1);
         assert_eq!(verdict(&floor), Some("holds"));
         let basis = row("identity-relu", "above=random-relu", "interp_score_difference", 0.2, 0.1, 0.3);
         assert_eq!(verdict(&basis), Some("contradicted"));

@@ -1,0 +1,72 @@
+//! The toy profile from end to end, and what it has to find: both claims of the paper, on a model and a language where they can be tested in two
+//! minutes.
+
+mod support;
+
+use serde_json::Value;
+use support::Place;
+
+struct Results(Vec<Value>);
+
+impl Results {
+    /// Value and interval of the one row with this setting.
+    fn row(&self, experiment: &str, method: &str, setting: &str, metric: &str) -> (f64, f64, f64) {
+        let wanted = [("experiment", experiment), ("method", method), ("setting", setting), ("metric", metric)];
+        let row = self.0.iter().find(|row| wanted.iter().all(|(key, want)| row[*key] == **want));
+        let row = row.unwrap_or_else(|| panic!("no row {experiment} {method} {setting} {metric}"));
+        let number = |key: &str| row[key].as_f64().unwrap_or(f64::NAN);
+        (number("value"), number("ci_low"), number("ci_high"))
+    }
+}
+
+#[test]
+fn the_toy_profile_bears_out_both_claims() {
+    let place = Place::new();
+    place.succeed(&["reproduce", "--profile", "toy"]);
+    let results = Results(place.results("out", "toy"));
+    let sae = "ratio=8,alpha=0.008";
+
+    // The model does what is to be explained.
+    assert!(results.row("ioi", "model", "prompts=report", "ioi_accuracy").0 >= 0.95);
+
+    // Features of the autoencoder are more interpretable than random directions, the residual basis and principal components.
+    let score = |method: &str, setting: &str| results.row("interp", method, setting, "interp_score");
+    let (_, low, _) = score("sae-tied", &format!("{sae},patterns=5"));
+    for method in ["random-relu", "identity-relu", "pca"] {
+        let (value, _, high) = score(method, "patterns=5");
+        assert!(low > high, "{method}: {value}, up to {high}; the autoencoder from {low}");
+    }
+    // The score is about the features: another feature's explanation is worth nothing, and a random model's features are worth less.
+    let (_, _, shuffled) = score("sae-tied", &format!("{sae},control=shuffled,patterns=5"));
+    assert!(shuffled < 0.15, "{shuffled}");
+    let (_, _, random_weights) = score("sae-tied", &format!("{sae},control=random-weights,patterns=5"));
+    assert!(low > random_weights, "random weights up to {random_weights}");
+
+    // Fewer features than principal components undo half of the difference between a prompt and its counterfactual, by a smaller edit.
+    let against_pca = |metric: &str| results.row("claims", "sae-tied", &format!("{sae},against=pca"), metric);
+    let (ratio, _, high) = against_pca("features_for_half_kl_ratio");
+    assert!(ratio < 1.0 && high < 1.0, "{ratio}, up to {high}");
+    assert!(against_pca("edit_for_half_kl_ratio").2 < 1.0);
+    assert!(against_pca("kl_auc_difference").2 < 0.0);
+
+    // One latent tells that a name is the giver's, named again: a property of the context. Another tells the receiver.
+    let told =
+        |property: &str| results.row("properties", "sae-tied", &format!("{sae},property={property}"), "best_auroc");
+    assert!(told("repeated_name").1 > 0.99, "{:?}", told("repeated_name"));
+    assert!(told("indirect_object").0 > 0.9, "{:?}", told("indirect_object"));
+
+    // Planted directions are found again.
+    let planted = results.row("planted", "sae-tied", "generator=uncorrelated,ratio=2,alpha=0.004", "mmcs").0;
+    assert!(planted > 0.9, "MMCS {planted}");
+
+    let page = std::fs::read_to_string(place.path("out/toy/report.html")).unwrap();
+    for text in ["Did the claims of the paper hold here?", "Interpretability scores", "Indirect objects", "fires on"] {
+        assert!(page.contains(text), "the report has no {text:?}");
+    }
+
+    // A second run computes nothing and gives the same bytes.
+    let before = std::fs::read(place.path("out/toy/results.json")).unwrap();
+    let said = place.run(&["reproduce", "--profile", "toy"]);
+    assert!(String::from_utf8_lossy(&said.stderr).contains("0 nodes ran"), "{}", String::from_utf8_lossy(&said.stderr));
+    assert_eq!(before, std::fs::read(place.path("out/toy/results.json")).unwrap());
+}
