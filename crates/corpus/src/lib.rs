@@ -4,7 +4,7 @@
 //! length without padding: joined, each followed by the end-of-text token, cut, the shorter last piece dropped, and the contexts
 //! shuffled (as in Cunningham et al., "Sparse Autoencoders Find Highly Interpretable Features in Language Models"). Which split a
 //! document belongs to depends on the seed and the document's index alone. [`from_token_ids`] takes contexts that were
-//! tokenised elsewhere.
+//! tokenised elsewhere. [`toy`] generates a language whose tokens carry known properties.
 //!
 //! ```
 //! use monosem_corpus::{CorpusConfig, FileOrder, SplitFractions, build};

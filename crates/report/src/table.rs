@@ -215,12 +215,13 @@ fn shared_n(rows: &[&ResultRow], metrics: &[&str]) -> Option<String> {
     (groups.len() > 1).then(|| n_text(&groups))
 }
 
-/// One n where all metrics rest on the same, else each with the metrics' names.
+/// One n where all metrics rest on the same, else the least and the largest.
 fn n_cell(line: &Line<'_>) -> Cell {
-    let groups = n_by_metric(line.iter().map(|(metric, row)| (row.n, *metric)));
-    let largest = groups.first().map_or(0, |g| g.0);
-    let text = if groups.len() > 1 { n_text(&groups) } else { number::count(largest) };
-    Cell { html: format!("<span class=\"wrap\">{}</span>", html(&text)), key: Some(largest as f64) }
+    let least = line.values().map(|row| row.n).min().unwrap_or(0);
+    let largest = line.values().map(|row| row.n).max().unwrap_or(0);
+    let text =
+        if least < largest { format!("{} to {}", number::count(least), number::count(largest)) } else { number::count(largest) };
+    Cell { html: format!("<span class=\"name\">{}</span>", html(&text)), key: Some(largest as f64) }
 }
 
 /// `n = 20,000`, or the range, over rows.
