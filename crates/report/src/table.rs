@@ -219,8 +219,11 @@ fn shared_n(rows: &[&ResultRow], metrics: &[&str]) -> Option<String> {
 fn n_cell(line: &Line<'_>) -> Cell {
     let least = line.values().map(|row| row.n).min().unwrap_or(0);
     let largest = line.values().map(|row| row.n).max().unwrap_or(0);
-    let text =
-        if least < largest { format!("{} to {}", number::count(least), number::count(largest)) } else { number::count(largest) };
+    let text = if least < largest {
+        format!("{} to {}", number::count(least), number::count(largest))
+    } else {
+        number::count(largest)
+    };
     Cell { html: format!("<span class=\"name\">{}</span>", html(&text)), key: Some(largest as f64) }
 }
 
