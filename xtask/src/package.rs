@@ -44,7 +44,8 @@ fn compile(sh: &Shell, folder: &Path, archives: &[PathBuf]) -> anyhow::Result<()
     sh.create_dir(folder)?;
     let (mut members, mut patches) = (Vec::new(), String::new());
     for archive in archives {
-        cmd!(sh, "tar -xzf {archive} -C {folder}").quiet().run()?;
+        // Packages carry one date for all files; without `-m` cargo would take the sources for those it compiled last time.
+        cmd!(sh, "tar -xzmf {archive} -C {folder}").quiet().run()?;
         let member = archive.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
         let package = member.rsplit_once('-').map_or(member.as_str(), |(package, _)| package);
         patches.push_str(&format!("{package} = {{ path = \"{member}\" }}\n"));
