@@ -10,10 +10,17 @@ use support::{Hub, Place, succeeded};
 
 /// A toy run small enough to be repeated: a few seconds in all.
 const QUICK: &str = r#"
-base = "toy"
+description = "Planted features, small enough to be run again and again"
 [planted]
 d_in = 24
 n_features = 32
+mean_active = 5.0
+decay = 0.99
+second_strength = false
+noise = 0.0
+lr = 1e-3
+adam = "standard"
+seed = 0
 generators = ["uncorrelated"]
 ratios = [1.0, 2.0]
 alphas = [1e-3, 1e-2]
@@ -178,8 +185,6 @@ fn a_failing_node_is_told_and_the_rest_is_kept() {
     let place = Place::new();
     // Nothing listens where the hub should be; the planted part needs none.
     let profile = format!("{TINY}\n[planted]\n{}", QUICK.split("[planted]").nth(1).unwrap());
-    let profile = profile
-        + "mean_active = 3.0\ndecay = 0.99\nsecond_strength = false\nnoise = 0.0\nlr = 1e-3\nadam = \"standard\"\nseed = 0\n";
     place.write("both.toml", &profile.replace("steps = 1200", "steps = 50"));
     let said = place.fail(&["reproduce", "--profile", "both.toml"], 3);
     assert!(said.contains("fetch-model") && said.contains("--profile toy"), "{said}");
