@@ -31,7 +31,12 @@ const DESCENTS: &str = "descents.json";
 /// What is patched.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Method {
-    Sae { ratio: f64, alpha: f32 },
+    /// With `error_term` the change of the autoencoder's error is patched as well, whatever the set.
+    Sae {
+        ratio: f64,
+        alpha: f32,
+        error_term: bool,
+    },
     Pca,
     PcaNonNegative,
     Ica,
@@ -53,7 +58,8 @@ impl Method {
 
     fn setting(self) -> String {
         match self {
-            Self::Sae { ratio, alpha } => sae_setting(ratio, alpha),
+            Self::Sae { ratio, alpha, error_term: false } => sae_setting(ratio, alpha),
+            Self::Sae { ratio, alpha, error_term: true } => format!("{},patched=error", sae_setting(ratio, alpha)),
             _ => String::new(),
         }
     }
@@ -61,15 +67,26 @@ impl Method {
     /// The part of a node's name.
     fn slug(self) -> String {
         match self {
-            Self::Sae { ratio, alpha } => format!("sae-r{ratio}-a{alpha}"),
+            Self::Sae { ratio, alpha, error_term } => {
+                format!("sae-r{ratio}-a{alpha}{}", if error_term { "-error" } else { "" })
+            }
             _ => self.name().into(),
         }
+    }
+
+    fn with_error(self) -> bool {
+        matches!(self, Self::Sae { error_term: true, .. })
+    }
+
+    /// Whether the report shows what its chosen features fire on.
+    fn shows_features(self) -> bool {
+        matches!(self, Self::Sae { .. }) && !self.with_error()
     }
 
     /// The node that made the dictionary, if one did.
     fn node(self, hook: HookPoint) -> Option<String> {
         match self {
-            Self::Sae { ratio, alpha } => Some(sae_name(hook, ratio, alpha)),
+            Self::Sae { ratio, alpha, .. } => Some(sae_name(hook, ratio, alpha)),
             Self::Pca | Self::PcaNonNegative => Some(baselines::pca_name(hook)),
             Self::Ica => Some(baselines::ica_name(hook)),
             Self::Identity | Self::Random => None,
@@ -90,9 +107,11 @@ impl Method {
 }
 
 fn methods(ioi: &Ioi) -> Vec<Method> {
-    let saes = ioi.alphas.iter().map(|alpha| Method::Sae { ratio: ioi.ratio, alpha: *alpha });
+    let ratio = ioi.ratio;
+    let saes = |error_term| ioi.alphas.iter().map(move |&alpha| Method::Sae { ratio, alpha, error_term });
     let baselines = [Method::Pca, Method::PcaNonNegative, Method::Ica, Method::Identity, Method::Random];
-    saes.chain(baselines).collect()
+    let with_error = saes(true).filter(|_| ioi.error_term);
+    saes(false).chain(baselines).chain(with_error).collect()
 }
 
 fn name(hook: HookPoint, method: Method) -> String {
@@ -101,10 +120,10 @@ fn name(hook: HookPoint, method: Method) -> String {
 
 pub(super) fn nodes<'a>(language: &'a Language, ioi: &'a Ioi, hook: HookPoint, assets: &'a Assets) -> Vec<Node<'a>> {
     let of_method = |method: Method| {
-        let is_sae = matches!(method, Method::Sae { .. });
+        let shows_features = method.shows_features();
         let mut deps: Vec<String> = method.node(hook).into_iter().collect();
         deps.push(super::fetch::MODEL.into());
-        if is_sae && language.interp.is_some() {
+        if shows_features && language.interp.is_some() {
             deps.extend([corpus::NAME.into(), capture::TRAIN.into(), capture::INTERPRETATION.into()]);
         }
         let params = json!({
@@ -112,7 +131,7 @@ pub(super) fn nodes<'a>(language: &'a Language, ioi: &'a Ioi, hook: HookPoint, a
             "method": method.slug(),
             "model": model_params(&language.model, language.center_writing_weights),
             "ioi": ioi,
-            "interp": language.interp.as_ref().filter(|_| is_sae),
+            "interp": language.interp.as_ref().filter(|_| shows_features),
             "drop_positions": language.capture.drop_positions,
             "random_ratio": language.baselines.random_ratio,
             "seed": language.baselines.seed,
@@ -158,13 +177,16 @@ fn run(language: &Language, ioi: &Ioi, hook: HookPoint, method: Method, assets: 
     let prompts = Prompts::draw(&task, [ioi.prompts, ioi.report_prompts], ioi.seed, &tokenizer)?;
     let width = model.width(hook.site).with_context(|| format!("the model has no hook point {hook}"))?;
     let dictionary = method.dictionary(language, hook, width, ctx)?;
-    let config =
-        PatchingConfig { hook, drop_positions: language.capture.drop_positions.clone(), with_error_term: false };
-    let halves = [(Half::Choose, &prompts.choose), (Half::Report, &prompts.report)];
+    let with_error_term = method.with_error();
+    let config = PatchingConfig { hook, drop_positions: language.capture.drop_positions.clone(), with_error_term };
+    let label = Label::new("ioi", method.name(), hook, method.setting());
+    let mut drawn = vec![(Half::Choose, &prompts.choose), (Half::Report, &prompts.report)];
+    drawn.retain(|(_, prompts)| !prompts.is_empty());
     let mut descents = Vec::new();
+    let mut error_only = Vec::new();
     let mut changes = Vec::new();
-    let runs = (halves.iter().filter(|(_, prompts)| !prompts.is_empty()).count() * ioi.seeds.len()) as u64;
-    for (half, prompts) in halves.into_iter().filter(|(_, prompts)| !prompts.is_empty()) {
+    let runs = (drawn.len() * ioi.seeds.len()) as u64;
+    for &(half, prompts) in &drawn {
         let patching = Patching::new(&model, &dictionary, prompts, &config)?;
         for &seed in &ioi.seeds {
             let selection = SelectionConfig { thresholds: ioi.grid(), seed, max_candidates: ioi.candidates() };
@@ -179,20 +201,24 @@ fn run(language: &Language, ioi: &Ioi, hook: HookPoint, method: Method, assets: 
             }
             descents.push(descent?);
         }
+        if with_error_term {
+            let setting = format!("prompts={},threshold=error-only", name_of(half));
+            error_only.extend(evaluation_rows(&label.with_setting(&setting), &patching.evaluate(&[])));
+        }
         if half == Half::Report {
             changes = patching.feature_changes(&chosen(ioi, &descents));
         }
     }
-    let label = Label::new("ioi", method.name(), hook, method.setting());
     let mut rows = rows_of(&label, &descents);
-    for (half, name) in HALVES.into_iter().filter(|(half, _)| *half == Half::Report || ioi.prompts > 0) {
-        let label = label.with_setting(&format!("prompts={name}"));
+    for (half, _) in drawn {
+        let label = label.with_setting(&format!("prompts={}", name_of(half)));
         rows.extend(readings(&label, ioi, width, &curves_of(&descents, half)));
     }
+    rows.extend(error_only);
     if method == Method::Identity {
         rows.extend(model_rows(hook, &model, &prompts));
     }
-    if matches!(method, Method::Sae { .. }) {
+    if method.shows_features() {
         let latents: Vec<usize> = changes.iter().map(|change| change.feature).collect();
         let dictionary = dictionary.select(&latents);
         let features = chosen_features(language, ioi, hook, method, &model, &tokenizer, &dictionary, &changes, ctx)?;
@@ -220,8 +246,13 @@ fn over_prompts(values: &[f64]) -> Estimate {
     Estimate::of_ratio(&values.iter().map(|value| (*value, 1.0)).collect::<Vec<_>>())
 }
 
-/// The sets of prompts and their names in results.
-const HALVES: [(Half, &str); 2] = [(Half::Choose, "choose"), (Half::Report, "report")];
+/// A set of prompts, as results name it.
+fn name_of(half: Half) -> &'static str {
+    match half {
+        Half::Choose => "choose",
+        Half::Report => "report",
+    }
+}
 
 fn curves_of(descents: &[Descent], half: Half) -> Vec<Curve> {
     descents.iter().filter(|descent| descent.half == half).map(Descent::curve).collect()
@@ -230,7 +261,7 @@ fn curves_of(descents: &[Descent], half: Half) -> Vec<Curve> {
 fn rows_of(label: &Label, descents: &[Descent]) -> Vec<ResultRow> {
     let mut rows = Vec::new();
     for descent in descents {
-        let prompts = HALVES.iter().find(|(half, _)| *half == descent.half).map_or("", |(_, name)| name);
+        let prompts = name_of(descent.half);
         for set in &descent.sets {
             let setting = format!("prompts={prompts},seed={},threshold={}", descent.seed, set.threshold);
             rows.extend(evaluation_rows(&label.with_setting(&setting), &set.evaluation));
@@ -352,12 +383,12 @@ fn compare(ioi: &Ioi, hook: HookPoint, ctx: &Ctx<'_>) -> Result<()> {
         Ok(curves_of(&descents, Half::Report))
     };
     let bootstrap = Bootstrap { resamples: ioi.resamples, seed: ioi.seed };
-    let stands = Method::Sae { ratio: ioi.ratio, alpha: ioi.alpha };
+    let stands = Method::Sae { ratio: ioi.ratio, alpha: ioi.alpha, error_term: false };
     let ours = curves(stands)?;
     let n = ioi.report_prompts as u64;
     // The axis is the same for both, so any end serves; that of a curve's largest set covers it.
     let mut rows = Vec::new();
-    for method in methods(ioi).into_iter().filter(|method| *method != stands) {
+    for method in methods(ioi).into_iter().filter(|method| *method != stands && !method.with_error()) {
         ctx.check()?;
         let theirs = curves(method)?;
         let largest = |curves: &[Curve]| curves.iter().filter_map(|c| c.points().last()).map(|p| p.n_features).max();

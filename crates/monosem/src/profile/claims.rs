@@ -121,6 +121,8 @@ pub struct Ioi {
     pub alphas: Vec<f32>,
     /// The alpha that is compared with the baselines in the claims: to be chosen by what the `choose` prompts say.
     pub alpha: f32,
+    /// Patch each autoencoder a second time with the change of its error kept, whatever the set: what its features miss.
+    pub error_term: bool,
     /// Prompts by which settings such as the layer and alpha are chosen; 0 where they were chosen elsewhere.
     pub prompts: usize,
     /// Prompts of other names and templates, on which the claims are reported.

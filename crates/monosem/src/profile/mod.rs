@@ -19,6 +19,7 @@ pub use claims::{Interp, Ioi, Properties, RandomModel};
 /// The profiles that come with the program, by name.
 const EMBEDDED: &[(&str, &str)] = &[
     ("smollm2", include_str!("../../profiles/smollm2.toml")),
+    ("smollm2-ioi", include_str!("../../profiles/smollm2-ioi.toml")),
     ("smollm2-full", include_str!("../../profiles/smollm2-full.toml")),
     ("toy", include_str!("../../profiles/toy.toml")),
     ("pythia-70m", include_str!("../../profiles/pythia-70m.toml")),

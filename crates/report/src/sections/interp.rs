@@ -144,14 +144,8 @@ fn by_method(
     let dots = found
         .iter()
         .map(|(dictionary, row)| Row {
-            label: dictionary.label(),
-            value: row.value,
-            low: row.ci_low,
-            high: row.ci_high,
-            text: number::significant(row.value, 2),
-            style: looks.style(dictionary),
-            group: palette::family(&dictionary.method).to_owned(),
             beside: control_dots.iter().filter(|(d, _)| d == dictionary).map(|(_, dot)| dot.clone()).collect(),
+            ..looks.row(dictionary, row, 2)
         })
         .collect();
     let axis = AxisSpec::linear(format!("score with {patterns} patterns (correlation)")).with_zero();

@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use super::look::{Dictionary, Looks};
 use super::{Context, Groups, Section, features, hooks_of, on_what};
 use crate::ReportError;
-use crate::chart::{AxisSpec, Panel, Point, Row, RowChart, draw_grid, draw_rows};
+use crate::chart::{AxisSpec, Panel, Point, RowChart, draw_grid, draw_rows};
 use crate::row::{ResultRow, Setting};
-use crate::{number, palette, table};
+use crate::table;
 
 /// Keys of a setting that say what was patched, not in which dictionary.
 const MEASURED: [&str; 3] = ["prompts", "seed", "threshold"];
@@ -18,8 +18,8 @@ const MOST_MARKERS: usize = 14;
 const READING: &str = "Prompts such as <q>When Mary and John went to the shop, John gave a drink to</q> have one sensible next word, the indirect object. A \
      second prompt has another name in its place. Features of the first prompt are set to their values on the second, and the \
      model's answer moves towards that of the second; KL measures how far it still is. A dictionary is good if few features and \
-     a small edit suffice. Features are chosen on some prompts (<code>choose</code>) and measured on others with other names and \
-     sentences (<code>report</code>), which is what the figures show.";
+     a small edit suffice. Settings (layer, penalty) are chosen on some prompts (<code>choose</code>); the figures show others, of other \
+     names and sentences (<code>report</code>), for which features are selected anew.";
 
 pub(super) fn section(context: &Context<'_>, rows: &[&ResultRow]) -> Result<Section, ReportError> {
     let mut section = Section::new("");
@@ -77,7 +77,7 @@ fn curves(
          to the left is good. {} prompts{}; bands: 95 % interval.",
         on_what(context, hook),
         table::n_in_words(rows.iter().copied().filter(|r| r.metric == "kl")),
-        if held_out { " that had no part in the choice of the features" } else { "" },
+        if held_out { " that had no part in the choice of settings" } else { "" },
     );
     section.figure(
         &format!("ioi-{hook}"),
@@ -122,19 +122,7 @@ fn half(section: &mut Section, hook: &str, rows: &[&ResultRow], looks: &Looks) -
         return Ok(());
     }
     found.sort_by(|a, b| a.0.cmp(&b.0));
-    let dots = found
-        .iter()
-        .map(|(dictionary, row)| Row {
-            label: dictionary.label(),
-            value: row.value,
-            low: row.ci_low,
-            high: row.ci_high,
-            text: number::significant(row.value, 3),
-            style: looks.style(dictionary),
-            group: palette::family(&dictionary.method).to_owned(),
-            beside: Vec::new(),
-        })
-        .collect();
+    let dots = found.iter().map(|(dictionary, row)| looks.row(dictionary, row, 3)).collect();
     let axis = AxisSpec::log("features that halve the KL (log scale)");
     let chart = RowChart { axis, rows: dots, references: Vec::new(), bars: false, legend: Vec::new() };
     let caption = "<b>Features needed to halve the KL</b> between the two prompts; fewer is better. A dictionary that never gets there has no \
@@ -154,9 +142,10 @@ fn tables(section: &mut Section, report: &[&ResultRow], choose: &[&ResultRow]) {
     }
     // Thresholds are numbers and two words; the words are the ends of every curve.
     let words = "Logit difference: of the counterfactual name over the indirect object of the first prompt.";
-    for (rows, what) in
-        [(&sets[..], "Every set, on the prompts of the figure"), (choose, "Every set, on the prompts it was chosen on")]
-    {
+    for (rows, what) in [
+        (&sets[..], "Every set, on the prompts of the figure"),
+        (choose, "Every set, on the prompts to choose settings by"),
+    ] {
         if !rows.is_empty() {
             section.folded(what, &table::wide(&format!("{what}; 95 % intervals in brackets. {words}"), rows, false));
         }

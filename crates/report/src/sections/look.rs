@@ -3,9 +3,9 @@
 use std::cmp::Ordering;
 
 use super::{label_of, method_order, style_of};
-use crate::chart::Style;
-use crate::palette;
+use crate::chart::{Row, Style};
 use crate::row::{ResultRow, Setting};
+use crate::{number, palette};
 
 /// A dictionary: the method that made it, and its own settings without those of a measurement.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -60,5 +60,19 @@ impl Looks {
         let mut sizes: Vec<String> = settings.iter().map(|s| label_of("", s)).collect();
         sizes.dedup();
         style_of(&dictionary.method, Some(&label_of("", &dictionary.setting)), &sizes, &methods)
+    }
+
+    /// A measurement of a dictionary as a row of dots, its value written with so many digits.
+    pub(super) fn row(&self, dictionary: &Dictionary, measured: &ResultRow, digits: i32) -> Row {
+        Row {
+            label: dictionary.label(),
+            value: measured.value,
+            low: measured.ci_low,
+            high: measured.ci_high,
+            text: number::significant(measured.value, digits),
+            style: self.style(dictionary),
+            group: palette::family(&dictionary.method).to_owned(),
+            beside: Vec::new(),
+        }
     }
 }
