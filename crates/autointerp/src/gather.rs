@@ -114,14 +114,19 @@ struct Feature {
 impl Gatherer {
     /// For features `0..n_features`.
     pub fn new(n_features: usize, config: &GatherConfig) -> Self {
+        Self::of(&(0..n_features).collect::<Vec<_>>(), config)
+    }
+
+    /// For the features of these numbers, in this order. What is gathered of a feature does not depend on which others are.
+    pub fn of(numbers: &[usize], config: &GatherConfig) -> Self {
         let pools = match config.split {
             SplitRule::Documents { explain_top, explain_random, score_top, score_random } => {
                 vec![Pool::new(explain_top, explain_random), Pool::new(score_top, score_random)]
             }
             SplitRule::Interleaved { top, random, .. } => vec![Pool::new(top, random)],
         };
-        let feature = |number| Feature { number, moments: Moments::default(), pools: pools.clone() };
-        Self { config: *config, features: (0..n_features).map(feature).collect() }
+        let feature = |&number| Feature { number, moments: Moments::default(), pools: pools.clone() };
+        Self { config: *config, features: numbers.iter().map(feature).collect() }
     }
 
     /// Adds the fragments `first..first + n`, which are from the given documents `[n]`, with their activations
@@ -137,9 +142,9 @@ impl Gatherer {
         let origins: Vec<(u32, usize)> =
             (first..).zip(documents).map(|(fragment, document)| (fragment, self.pool(*document))).collect();
         let seed = self.config.seed;
-        self.features.par_chunks_mut(FEATURES_PER_TASK).for_each(|features| {
-            let numbers = features[0].number..features[0].number + features.len();
-            let block = activations.slice(s![.., .., numbers]);
+        self.features.par_chunks_mut(FEATURES_PER_TASK).enumerate().for_each(|(task, features)| {
+            let first = task * FEATURES_PER_TASK;
+            let block = activations.slice(s![.., .., first..first + features.len()]);
             for (fragment, (row, pool)) in block.outer_iter().zip(&origins) {
                 let by_feature = fragment.t().as_standard_layout().into_owned();
                 for (feature, values) in features.iter_mut().zip(by_feature.rows()) {

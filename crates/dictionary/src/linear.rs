@@ -127,7 +127,21 @@ impl LinearDictionary {
         }
     }
 
-    /// The latents named, in that order.
+    /// The codes of the latents named `[rows, latents]`, as they are beside all others.
+    ///
+    /// # Panics
+    /// If there is no such latent, or `x` is not as wide as the dictionary reads.
+    #[must_use]
+    pub fn encode_latents(&self, x: ArrayView2<'_, f32>, latents: &[usize]) -> Array2<f32> {
+        match self.activation {
+            // Each latent by itself.
+            Activation::Linear | Activation::Relu => self.select(latents).encode(x).to_dense(),
+            Activation::TopK { .. } => self.encode(x).to_dense().select(Axis(1), latents),
+        }
+    }
+
+    /// The latents named, in that order. Where latents compete, as in [`Activation::TopK`], their codes are those without the others: see
+    /// [`Self::encode_latents`].
     ///
     /// # Panics
     /// If there is no such latent.
@@ -248,6 +262,17 @@ mod tests {
                 if latents.len() < k {
                     prop_assert_eq!(latents.len(), pre.row(i).iter().filter(|p| **p > 0.0).count());
                 }
+            }
+        }
+
+        #[test]
+        fn latents_are_encoded_as_among_all(seed in 0u64..1000, k in 1usize..5) {
+            let x = sample(20, 5, seed);
+            for activation in [Activation::Linear, Activation::Relu, Activation::TopK { k }] {
+                let dictionary = LinearDictionary::random(9, 5, activation, seed);
+                let expected = dictionary.encode(x.view()).to_dense().select(Axis(1), &[7, 0, 3]);
+                let got = dictionary.encode_latents(x.view(), &[7, 0, 3]);
+                prop_assert!((got - expected).iter().all(|e| e.abs() < 1e-6));
             }
         }
 

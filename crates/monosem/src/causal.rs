@@ -46,13 +46,24 @@ pub(crate) struct Prompts {
 
 impl Prompts {
     pub(crate) fn draw(task: &IoiTask, n: [usize; 2], seed: u64, tokenizer: &Tokenizer) -> Result<Self> {
-        // A text that cannot be encoded has no single tokens, and the task says so.
-        let encode = |text: &str| tokenizer.encode(text).unwrap_or_default();
+        let encode = encoder(tokenizer);
         let [choose, report] = n;
         Ok(Self {
             choose: task.prompts(choose, seed, Half::Choose, &encode)?,
             report: task.prompts(report, seed, Half::Report, &encode)?,
         })
+    }
+}
+
+/// Tokens of a text; none where the vocabulary cannot express it, so that the task says that of a name.
+pub(crate) fn encoder(tokenizer: &Tokenizer) -> impl Fn(&str) -> Vec<u32> + '_ {
+    |text| {
+        let tokens = tokenizer.encode(text).unwrap_or_default();
+        let read: String = tokens.iter().filter_map(|token| tokenizer.token(*token)).collect();
+        // A part of a character reads as U+FFFD, and some vocabularies put a space before the first word. Anything else that differs is an unknown
+        // word, which has a token of its own.
+        let known = read.contains('\u{FFFD}') || read.trim_start() == text.trim_start();
+        if known { tokens } else { Vec::new() }
     }
 }
 

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use indicatif::{HumanDuration, MultiProgress, ProgressBar, ProgressStyle};
 use monosem_graph::{Eta, Event, State};
 
+use crate::output::note;
+
 /// A log gets a line of progress per node at most this often.
 const LOG_EVERY: Duration = Duration::from_secs(15);
 
@@ -125,7 +127,7 @@ impl View {
         match &self.bars {
             // Nobody is left to tell that standard error is closed.
             Some(bars) => drop(bars.all.println(text)),
-            None => eprintln!("{text}"),
+            None => note!("{text}"),
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Dictionaries explained and scored on fragments of text: what the `interp` nodes and the `interp` command share.
 
+use std::collections::HashSet;
+
 use anyhow::{Result, ensure};
 use monosem_activations::HookStore;
 use monosem_autointerp::{
@@ -10,12 +12,17 @@ use monosem_corpus::Contexts;
 use monosem_dictionary::{Dictionary as _, LinearDictionary};
 use monosem_hooks::HookedModel;
 use monosem_lm::{LanguageModel, Tokenizer};
-use monosem_report::Fragment;
+use monosem_report::{FeatureExample, Fragment};
 use ndarray::parallel::prelude::*;
 use ndarray::{Array2, Array3, s};
 
+use crate::nodes::Label;
+
 /// Contexts read and encoded at once.
 const BATCH: usize = 64;
+
+/// With fewer documents, chance would put too much of a text on one side.
+const LEAST_DOCUMENTS: usize = 20;
 
 /// Fragments of each kind that a report shows of a feature.
 const SHOWN: usize = 3;
@@ -24,6 +31,19 @@ const SHOWN: usize = 3;
 pub(crate) fn vocabulary(model: &LanguageModel, tokenizer: &Tokenizer) -> Vocabulary {
     let text = |id: usize| u32::try_from(id).ok().and_then(|id| tokenizer.token(id)).unwrap_or_default();
     Vocabulary::new((0..model.d_vocab()).map(text).collect())
+}
+
+/// Latents of a dictionary.
+pub(crate) struct Part<'a> {
+    pub(crate) dictionary: &'a LinearDictionary,
+    pub(crate) latents: Vec<usize>,
+}
+
+impl<'a> Part<'a> {
+    /// The first `n` latents, all where there are fewer.
+    pub(crate) fn first(dictionary: &'a LinearDictionary, n: usize) -> Self {
+        Self { dictionary, latents: (0..n.min(dictionary.n_latents())).collect() }
+    }
 }
 
 /// Contexts cut into fragments, and where their activations are in a store.
@@ -43,11 +63,12 @@ impl Cut {
     /// Cuts contexts into fragments of `length` tokens, leaving out those that span documents, and keeps at most `limit`.
     ///
     /// # Errors
-    /// If positions other than the first few of a context were dropped, or no fragment is left.
+    /// If a fragment is longer than a context, has no position that was kept, or no fragment is left.
     pub(crate) fn new(contexts: &Contexts, length: usize, limit: usize, dropped: &[usize]) -> Result<Self> {
         let skip = dropped.iter().map(|position| position + 1).max().unwrap_or(0);
         ensure!(skip < length, "positions {dropped:?} are dropped: fragments of {length} tokens have none left");
         let (n, context) = contexts.tokens.dim();
+        ensure!(length <= context, "fragments of {length} tokens do not fit in contexts of {context}");
         let mut places = Vec::new();
         let mut documents = Vec::new();
         'contexts: for i in 0..n {
@@ -81,7 +102,22 @@ impl Cut {
         Ok(Self { fragments: Fragments { tokens, documents }, places, skip, stored, rows_per_context: next })
     }
 
-    /// The fragments' activations by each dictionary, gathered in one pass.
+    /// Takes consecutive parts of the text for documents where it has too few of them to be divided into two sides; returns how many
+    /// documents there were in that case.
+    pub(crate) fn divide_few_documents(&mut self) -> Option<usize> {
+        let documents = &mut self.fragments.documents;
+        let found = documents.iter().collect::<HashSet<_>>().len();
+        if found >= LEAST_DOCUMENTS {
+            return None;
+        }
+        let per_part = documents.len().div_ceil(LEAST_DOCUMENTS).max(1);
+        for (part, of_part) in (0..).zip(documents.chunks_mut(per_part)) {
+            of_part.fill(part);
+        }
+        Some(found)
+    }
+
+    /// The activations on the fragments of each dictionary's latents, gathered in one pass.
     ///
     /// `read(first, n)` gives the activations of contexts `first..first + n` at the positions that are not dropped, a row each.
     /// Rows whose norm is over `norm_limit` count as inactive: attention sinks are left out here as everywhere. `step` hears of fragments done.
@@ -89,11 +125,11 @@ impl Cut {
         &self,
         read: &mut dyn FnMut(usize, usize) -> Result<Array2<f32>>,
         norm_limit: f32,
-        dictionaries: &[&LinearDictionary],
+        parts: &[Part<'_>],
         config: &GatherConfig,
         step: &mut dyn FnMut(usize) -> Result<()>,
     ) -> Result<Vec<Vec<FeatureExamples>>> {
-        let mut gatherers: Vec<Gatherer> = dictionaries.iter().map(|d| Gatherer::new(d.n_latents(), config)).collect();
+        let mut gatherers: Vec<Gatherer> = parts.iter().map(|part| Gatherer::of(&part.latents, config)).collect();
         let length = self.fragments.tokens.ncols();
         let kept = length - self.skip;
         let mut first = 0;
@@ -104,8 +140,8 @@ impl Cut {
             let last = places.last().map_or(context, |(i, _)| *i);
             let rows = read(context, last + 1 - context)?;
             let extreme: Vec<bool> = rows.rows().into_iter().map(|row| row.dot(&row).sqrt() > norm_limit).collect();
-            for (dictionary, gatherer) in dictionaries.iter().zip(&mut gatherers) {
-                let codes = dictionary.encode(rows.view()).to_dense();
+            for (part, gatherer) in parts.iter().zip(&mut gatherers) {
+                let codes = part.dictionary.encode_latents(rows.view(), &part.latents);
                 let mut activations = Array3::zeros((places.len(), kept, codes.ncols()));
                 for (mut fragment, (i, start)) in activations.outer_iter_mut().zip(places) {
                     for (at, mut out) in fragment.outer_iter_mut().enumerate() {
@@ -198,8 +234,28 @@ impl Settings<'_> {
         scored.par_iter().zip(&order).map(score).collect()
     }
 
-    /// A few fragments of a feature with true and predicted activations, to be looked at.
-    pub(crate) fn shown(&self, fragments: &Fragments, feature: &Explained) -> Vec<Fragment> {
+    /// A feature to be looked at: what its explanation says at the headline length, and a few fragments.
+    pub(crate) fn example(&self, label: &Label, fragments: &Fragments, feature: &Explained) -> FeatureExample {
+        let moments = &feature.examples.moments;
+        let sentence = |scored: &Scored| scored.explanation.first(self.headline).sentence(self.vocabulary);
+        let score = |scored: &Scored| Some(scored.at(Budget::Patterns(self.headline))?.combined);
+        FeatureExample {
+            experiment: label.experiment.into(),
+            method: label.method.clone(),
+            hook: label.hook.clone(),
+            setting: label.setting.clone(),
+            feature: feature.examples.feature,
+            explanation: feature.scored.as_ref().map_or_else(String::new, sentence),
+            score: feature.scored.as_ref().and_then(score),
+            skew: moments.skew(),
+            kurtosis: moments.kurtosis(),
+            note: String::new(),
+            fragments: self.shown(fragments, feature),
+        }
+    }
+
+    /// A few fragments of a feature with true and predicted activations.
+    fn shown(&self, fragments: &Fragments, feature: &Explained) -> Vec<Fragment> {
         let explanation = feature.scored.as_ref().map(|scored| scored.explanation.first(self.headline));
         let examples = &feature.examples;
         let kinds = [("top", &examples.score_top), ("random", &examples.score_random)];

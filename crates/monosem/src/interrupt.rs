@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context as _, Result};
 
 use crate::exit;
+use crate::output::note;
 
 static CANCELLED: AtomicBool = AtomicBool::new(false);
 
@@ -14,7 +15,7 @@ pub(crate) fn listen() -> Result<&'static AtomicBool> {
         if CANCELLED.swap(true, Ordering::Relaxed) {
             std::process::exit(exit::INTERRUPTED.into());
         }
-        eprintln!("stopping at the next safe place; what is done is kept (ctrl-C again: stop at once)");
+        note!("stopping at the next safe place (ctrl-C again: stop at once)");
     })
     .context("cannot listen for ctrl-C")?;
     Ok(&CANCELLED)

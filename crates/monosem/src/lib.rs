@@ -14,6 +14,7 @@ mod interpretation;
 mod interrupt;
 pub mod model;
 pub mod nodes;
+mod output;
 pub mod profile;
 mod sources;
 mod splicing;

@@ -33,7 +33,17 @@ impl FromStr for Model {
     type Err = AssetError;
 
     fn from_str(given: &str) -> Result<Self, AssetError> {
-        if given == TOY { Ok(Self::Toy) } else { given.parse().map(Self::Asset) }
+        if given == TOY { Ok(Self::Toy) } else { given.parse().map(Self::Asset).map_err(|error| naming(TOY, error)) }
+    }
+}
+
+/// The error of a name that nothing has, with a name that this program adds.
+pub(crate) fn naming(added: &str, error: AssetError) -> AssetError {
+    match error {
+        AssetError::Source { kind, given, why, forms } => {
+            AssetError::Source { kind, given, why, forms: format!("`{added}`, {forms}") }
+        }
+        other => other,
     }
 }
 

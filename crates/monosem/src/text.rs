@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result};
 use monosem_assets::{AssetError, Assets, Events, TextSource};
 use serde::{Deserialize, Serialize};
 
+use crate::model::naming;
 use crate::sources;
 
 const TOY: &str = "toy-language";
@@ -26,7 +27,11 @@ impl FromStr for Text {
     type Err = AssetError;
 
     fn from_str(given: &str) -> Result<Self, AssetError> {
-        if given == TOY { Ok(Self::ToyLanguage) } else { given.parse().map(Self::Asset) }
+        if given == TOY {
+            Ok(Self::ToyLanguage)
+        } else {
+            given.parse().map(Self::Asset).map_err(|error| naming(TOY, error))
+        }
     }
 }
 

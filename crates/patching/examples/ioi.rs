@@ -30,7 +30,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let [choose, report] = halves;
     let (choose, report) = (choose?, report?);
     for (name, prompts) in [("choose", &choose), ("report", &report)] {
-        let found = accuracy(&model, prompts);
+        let found = accuracy(&model, prompts)?;
         println!("{name}: {:.3} right, logit difference {:.2}", found.share(), found.mean_logit_diff());
     }
     let hook = hook.parse()?;

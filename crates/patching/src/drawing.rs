@@ -56,7 +56,7 @@ fn half_of<T>(mut items: Vec<T>, rng: &mut ChaCha8Rng, half: Half) -> Vec<T> {
 impl IoiTask {
     /// Draws `n` different prompts from a half of the names and of the templates.
     ///
-    /// `encode` turns a text into tokens; nothing is added, so neither does a prompt begin with a special token unless `encode` puts one
+    /// `encode` turns a text into tokens, or into none if it holds a word that the vocabulary does not know; nothing is added, so neither does a prompt begin with a special token unless `encode` puts one
     /// there. Only names are used that are one token after a space and share it with no other name. Templates take turns; the three names,
     /// the place and the object are drawn for each prompt. The halves depend on `seed`, the task and the vocabulary alone, not on `n`; a
     /// larger `n` continues a smaller one.
@@ -83,7 +83,7 @@ impl IoiTask {
         }
         let mut rng = rng(seed, if half == Half::Choose { Stream::Choose } else { Stream::Report });
         let mut seen = HashSet::new();
-        let mut prompts = Vec::with_capacity(n);
+        let mut prompts = Vec::new();
         for &template in templates.iter().cycle().take(n) {
             let mut problem = String::new();
             let prompt = (0..ATTEMPTS).find_map(|_| {
@@ -111,11 +111,12 @@ impl IoiTask {
 
     fn single_tokens(&self, encode: &dyn Fn(&str) -> Vec<u32>) -> Result<Vec<Name<'_>>, PatchingError> {
         let first = |list: &[String]| list.first().cloned().unwrap_or_default();
-        let name = first(&self.names);
         // The place where an answer stands is where a name has to be one token.
-        let before = self.templates[0].fill(&name, &name, &first(&self.places), &first(&self.objects));
+        let fill = |name: &String| self.templates[0].fill(name, name, &first(&self.places), &first(&self.objects));
+        let name = self.names.iter().find(|name| !encode(&fill(name)).is_empty()).unwrap_or(&self.names[0]).clone();
+        let before = fill(&name);
         let length = encode(&before).len();
-        let added = |name: &str| encode(&format!("{before} {name}")).split_off(length);
+        let added = |name: &str| encode(&format!("{before} {name}")).get(length..).unwrap_or_default().to_vec();
         let single = |name: &String| <[u32; 1]>::try_from(added(name)).ok().map(|[token]| token);
         let tokens: Vec<Option<u32>> = self.names.iter().map(single).collect();
         let mut uses: HashMap<u32, usize> = HashMap::new();

@@ -22,7 +22,7 @@ pub enum PatchingError {
         problem: String,
     },
     /// The tokenizer makes one token of no name.
-    #[error("no name of the task is a single token of this vocabulary: {name:?} is {n_tokens} tokens after {before:?}")]
+    #[error("no name of the task is a single token of this vocabulary: {name:?} adds {n_tokens} tokens to {before:?}")]
     NoSingleTokenName {
         /// The first name of the list.
         name: String,
@@ -33,7 +33,8 @@ pub enum PatchingError {
     },
     /// A half of the names is too small for three in one prompt.
     #[error(
-        "{found} names in this half, expected 3 or more: {of} of the {listed} names are single tokens of their own"
+        "too few names: settings are chosen by one half of them and results reported on the other, each half needs 3, and one has {found}; of \
+         the {listed} names in the task {of} are single tokens of this vocabulary, expected 6 or more"
     )]
     TooFewNames {
         /// Names in the half.
@@ -44,7 +45,10 @@ pub enum PatchingError {
         listed: usize,
     },
     /// A half of the templates is empty.
-    #[error("no template in this half: the task has {listed}, expected two of one order or more")]
+    #[error(
+        "too few templates: settings are chosen by one half of them and results reported on the other, and one half is empty; the task has \
+         {listed}, expected two of one order or more"
+    )]
     TooFewTemplates {
         /// Templates in the task.
         listed: usize,
@@ -91,7 +95,7 @@ pub enum PatchingError {
         problem: String,
     },
     /// A setting is out of range.
-    #[error("{setting} {problem}")]
+    #[error("{setting}: {problem}")]
     Setting {
         /// Name of the field.
         setting: &'static str,
@@ -105,6 +109,12 @@ pub enum PatchingError {
         feature: usize,
         /// Latents of the dictionary.
         n_latents: usize,
+    },
+    /// Activations or logits overflowed.
+    #[error("{what} gives numbers that are not finite: the dictionary's weights or the change are too large")]
+    NotFinite {
+        /// What was done to the model.
+        what: &'static str,
     },
     /// The caller ended the work.
     #[error("interrupted")]

@@ -68,8 +68,9 @@ pub(crate) fn log_softmax(logits: ArrayView1<'_, f32>) -> Vec<f64> {
 
 /// `KL(p || q) = sum p (ln p - ln q)` of log-probabilities, in nats. Exactly zero where `p` is `q`.
 pub(crate) fn kl(p: &[f64], q: &[f64]) -> f64 {
-    // Below zero only by rounding.
-    p.iter().zip(q).map(|(p, q)| p.exp() * (p - q)).sum::<f64>().max(0.0)
+    let sum: f64 = p.iter().zip(q).map(|(p, q)| p.exp() * (p - q)).sum();
+    // Below zero only by rounding. What is not a number stays so: `max` would make the best KL of it.
+    if sum < 0.0 { 0.0 } else { sum }
 }
 
 #[cfg(test)]
@@ -86,6 +87,11 @@ mod tests {
             prop_assert_eq!(kl(&p, &p), 0.0);
             prop_assert!(kl(&p, &q) >= 0.0);
         }
+    }
+
+    #[test]
+    fn kl_of_what_is_no_number_is_none() {
+        assert!(kl(&[f64::NAN, 0.0], &[0.5, 0.5]).is_nan());
     }
 
     #[test]

@@ -116,14 +116,15 @@ impl<'a> Steering<'a> {
             check_hook(model, intervention.hook, dictionary.d_in())?;
             let finite = matches!(intervention.change, Change::Scale(v) | Change::Set(v) if v.is_finite());
             if !finite && intervention.change != Change::Ablate {
-                return Err(PatchingError::Setting { setting: "change", problem: "expected a finite value".into() });
+                let problem = format!("expected a finite number, not {:?}", intervention.change);
+                return Err(PatchingError::Setting { setting: "change", problem });
             }
             for &feature in &intervention.features {
                 if feature >= n_latents {
                     return Err(PatchingError::NoFeature { feature, n_latents });
                 }
                 if !seen.insert((intervention.hook, feature)) {
-                    let problem = format!("holds {feature} twice at {}", intervention.hook);
+                    let problem = format!("{feature} is named twice at {}", intervention.hook);
                     return Err(PatchingError::Setting { setting: "features", problem });
                 }
             }
@@ -135,10 +136,11 @@ impl<'a> Steering<'a> {
     /// The next token's logits after a text, without and with the interventions.
     ///
     /// # Errors
-    /// If the text is empty, longer than the model's context, or holds a token that is not in its vocabulary.
+    /// If the text is empty, longer than the model's context, or holds a token that is not in its vocabulary, or the change is so large
+    /// that logits overflow.
     pub fn steer(&self, tokens: &[u32]) -> Result<Steered, PatchingError> {
         check_tokens(self.model, tokens)?;
-        Ok(Steered { base: self.logits(tokens, false), steered: self.logits(tokens, true) })
+        Ok(Steered { base: self.logits(tokens, false)?, steered: self.logits(tokens, true)? })
     }
 
     /// Continues a text by `n` tokens, the most probable each time (of equal ones the lowest), with the interventions or without; fewer where
@@ -150,12 +152,12 @@ impl<'a> Steering<'a> {
         check_tokens(self.model, tokens)?;
         let mut text = tokens.to_vec();
         for _ in 0..n.min(self.model.max_context() - tokens.len()) {
-            text.push(most_probable(self.logits(&text, steered).view()));
+            text.push(most_probable(self.logits(&text, steered)?.view()));
         }
         Ok(text.split_off(tokens.len()))
     }
 
-    fn logits(&self, tokens: &[u32], steered: bool) -> Array1<f32> {
+    fn logits(&self, tokens: &[u32], steered: bool) -> Result<Array1<f32>, PatchingError> {
         let row = aview1(tokens);
         let batch = row.insert_axis(ndarray::Axis(0));
         let logits = last_logits(self.model, Start::Tokens(batch), &[tokens.len() - 1], &mut |point, activations| {
@@ -163,7 +165,10 @@ impl<'a> Steering<'a> {
                 self.apply(point, activations);
             }
         });
-        logits.row(0).to_owned()
+        if logits.iter().any(|logit| !logit.is_finite()) {
+            return Err(PatchingError::NotFinite { what: "the intervention" });
+        }
+        Ok(logits.row(0).to_owned())
     }
 
     /// Changes the activations at a hook point. All codes are those before any change there.

@@ -22,7 +22,7 @@
 //! ) -> Result<Option<usize>, PatchingError> {
 //!     let chosen_on = task.prompts(50, 0, Half::Choose, encode)?;
 //!     let reported_on = task.prompts(50, 0, Half::Report, encode)?;
-//!     println!("the model is right on {:.0} %", 100.0 * accuracy(model, &reported_on).share());
+//!     println!("the model is right on {:.0} %", 100.0 * accuracy(model, &reported_on)?.share());
 //!     let config = PatchingConfig {
 //!         hook: "blocks.11.hook_resid_post".parse().expect("a hook point"),
 //!         drop_positions: vec![0],

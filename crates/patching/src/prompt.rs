@@ -1,7 +1,8 @@
 use monosem_hooks::HookedModel;
 use serde::{Deserialize, Serialize};
 
-use crate::pass::{Start, batches, last_logits, padded_tokens};
+use crate::PatchingError;
+use crate::pass::{Start, batches, check_tokens, last_logits, padded_tokens};
 
 /// A prompt of indirect object identification and its counterfactual, as tokens.
 ///
@@ -90,10 +91,10 @@ impl Accuracy {
 
 /// Runs the prompts, unpatched.
 ///
-/// # Panics
+/// # Errors
 /// If a prompt is longer than the model's context or a token is not in its vocabulary.
-#[must_use]
-pub fn accuracy(model: &dyn HookedModel, prompts: &[IoiPrompt]) -> Accuracy {
+pub fn accuracy(model: &dyn HookedModel, prompts: &[IoiPrompt]) -> Result<Accuracy, PatchingError> {
+    prompts.iter().try_for_each(|prompt| check_tokens(model, &prompt.tokens))?;
     let lengths: Vec<usize> = prompts.iter().map(|p| p.tokens.len()).collect();
     let mut logit_diff = vec![0.0; prompts.len()];
     for batch in batches(&lengths) {
@@ -105,5 +106,5 @@ pub fn accuracy(model: &dyn HookedModel, prompts: &[IoiPrompt]) -> Accuracy {
             logit_diff[i] = io - s;
         }
     }
-    Accuracy { logit_diff }
+    Ok(Accuracy { logit_diff })
 }

@@ -35,10 +35,11 @@ impl SelectionConfig {
     pub fn validate(&self) -> Result<(), PatchingError> {
         let setting = "thresholds";
         if self.thresholds.is_empty() {
-            return Err(PatchingError::Setting { setting, problem: "is empty: expected one or more".into() });
+            return Err(PatchingError::Setting { setting, problem: "the list is empty, expected one or more".into() });
         }
         if !self.thresholds.iter().all(|t| t.is_finite()) || !self.thresholds.is_sorted() {
-            return Err(PatchingError::Setting { setting, problem: "expected finite and ascending values".into() });
+            let problem = format!("expected finite numbers in ascending order, not {:?}", self.thresholds);
+            return Err(PatchingError::Setting { setting, problem });
         }
         Ok(())
     }
@@ -92,7 +93,7 @@ impl Patching<'_> {
     /// dense basis nearly every visit runs every prompt.
     ///
     /// # Errors
-    /// If the settings are out of range, or `progress` (visits done, visits at most) ended the work.
+    /// If the settings are out of range, patching every feature overflows, or `progress` (visits done, visits at most) ended the work.
     pub fn select(&self, config: &SelectionConfig, progress: &mut Progress<'_>) -> Result<Selection, PatchingError> {
         config.validate()?;
         let accepted = |features: Vec<usize>| {
@@ -100,6 +101,9 @@ impl Patching<'_> {
             Accepted { features, evaluation }
         };
         let full = accepted(self.candidates.clone());
+        if !full.evaluation.mean_kl().is_finite() {
+            return Err(PatchingError::NotFinite { what: "patching every feature" });
+        }
         let kept = self.screened(config.max_candidates);
         let screened_out = full.features.len() - kept.len();
         let start = if screened_out == 0 { full.clone() } else { accepted(kept) };

@@ -50,7 +50,7 @@ fn incremental_and_batched_runs_agree_with_whole_ones() {
 fn accuracy_is_that_of_the_whole_pass() {
     let (prompts, _) = common::prompts(40, 0, Half::Choose);
     let model = model("neox-tiny");
-    let found = accuracy(&model, &prompts);
+    let found = accuracy(&model, &prompts).unwrap();
     for (prompt, diff) in prompts.iter().zip(&found.logit_diff) {
         let tokens = ndarray::Array2::from_shape_vec((1, prompt.tokens.len()), prompt.tokens.clone()).unwrap();
         let logits = model.forward(tokens.view(), &mut |_, _| ControlFlow::Continue(()));

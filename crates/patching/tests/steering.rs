@@ -103,10 +103,10 @@ fn interventions_that_make_no_sense_are_refused() {
     assert!(matches!(refused(&[intervention(2, post, &[1], Change::Ablate)]), PatchingError::NoHookPoint { .. }));
     assert!(matches!(refused(&[intervention(0, Site::MlpPost, &[1], Change::Ablate)]), PatchingError::Width { .. }));
     let error = refused(&[intervention(0, post, &[1], Change::Set(f32::NAN))]);
-    assert_eq!(error.to_string(), "change expected a finite value");
+    assert_eq!(error.to_string(), "change: expected a finite number, not Set(NaN)");
     let error =
         refused(&[intervention(0, post, &[1], Change::Ablate), intervention(0, post, &[2, 1], Change::Set(1.0))]);
-    assert_eq!(error.to_string(), "features holds 1 twice at blocks.0.hook_resid_post");
+    assert_eq!(error.to_string(), "features: 1 is named twice at blocks.0.hook_resid_post");
     let steering = Steering::new(&model, &dictionary, &[], &[]).unwrap();
     assert!(steering.steer(&[]).is_err() && steering.steer(&[20]).is_err() && steering.steer(&[0; 33]).is_err());
 }

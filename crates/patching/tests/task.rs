@@ -91,6 +91,18 @@ fn a_vocabulary_without_the_names_is_refused() {
 }
 
 #[test]
+fn names_that_the_vocabulary_does_not_know_are_not_used() {
+    let encode = encoder(vocabulary(&task()));
+    let known = |text: &str| if text.contains("Anna") || text.contains("Hans") { Vec::new() } else { encode(text) };
+    assert_eq!(
+        task().single_token_names(&known).unwrap(),
+        ["Ben", "Carl", "Dora", "Emil", "Fritz", "Gerd", "Ida", "Jan"]
+    );
+    let error = task().single_token_names(&|_| Vec::new()).unwrap_err();
+    assert!(matches!(error, PatchingError::NoSingleTokenName { n_tokens: 0, .. }), "{error}");
+}
+
+#[test]
 fn names_that_share_a_token_are_not_used() {
     let encode = encoder(vocabulary(&task()));
     let unknown = encode("Anna Ben Carl Dora Emil Fritz Gerd");

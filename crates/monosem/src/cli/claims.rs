@@ -36,7 +36,8 @@ pub(crate) struct Where {
 pub(crate) struct Interp {
     #[command(flatten)]
     pub(crate) at: Where,
-    /// Text: a name, hf:datasets/owner/name[@revision]:file, a .txt or .jsonl file, or a folder; may be given several times.
+    /// Text: a name, hf:datasets/owner/name[@revision]:file, a .txt or .jsonl file, or a folder; may be given several times. Explanations are
+    /// scored on documents that they were not made from; of a text of few documents, parts are told apart instead.
     #[arg(long, required = true)]
     pub(crate) text: Vec<Text>,
     /// The field of a JSON line that holds the text.
@@ -87,16 +88,16 @@ pub(crate) struct Ioi {
     #[arg(long, default_value = "english")]
     pub(crate) task: String,
     /// Prompts.
-    #[arg(long, default_value_t = 16)]
+    #[arg(long, default_value_t = 16, value_parser = commands::count::<10_000>)]
     pub(crate) prompts: usize,
     /// Number of thresholds on the rise of KL, in equal ratios.
-    #[arg(long, default_value_t = 12)]
+    #[arg(long, default_value_t = 12, value_parser = commands::count::<10_000>)]
     pub(crate) thresholds: usize,
     /// The lowest threshold, in nats.
-    #[arg(long, default_value_t = 1e-4)]
+    #[arg(long, default_value_t = 1e-4, value_parser = commands::threshold)]
     pub(crate) low: f64,
     /// The highest threshold, in nats.
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = 1.0, value_parser = commands::threshold)]
     pub(crate) high: f64,
     /// Start with this many features instead of all: those that change most; 0 for all.
     #[arg(long, default_value_t = 0)]
@@ -117,12 +118,15 @@ pub(crate) struct PatchRun {
     #[arg(long, value_delimiter = ',', required = true)]
     pub(crate) features: Vec<usize>,
     /// Multiply their codes by this; 0 ablates them.
-    #[arg(long, allow_negative_numbers = true, required_unless_present = "set", conflicts_with = "set")]
+    #[arg(
+        long, allow_negative_numbers = true, required_unless_present = "set", conflicts_with = "set",
+        value_parser = commands::finite::<f32>,
+    )]
     pub(crate) scale: Option<f32>,
     /// Give their codes this value everywhere, also where they are not active.
-    #[arg(long, allow_negative_numbers = true)]
+    #[arg(long, allow_negative_numbers = true, value_parser = commands::finite::<f32>)]
     pub(crate) set: Option<f32>,
-    /// Tokens to continue the text by.
+    /// Tokens to continue the text by; fewer where the model's context ends.
     #[arg(long, default_value_t = 20)]
     pub(crate) tokens: usize,
     /// Tokens whose probability changes most, to show.

@@ -8,6 +8,7 @@ use monosem_hooks::HookPoint;
 use monosem_sae::AdamMode;
 
 use crate::model::Model;
+use crate::output::{Closed, note};
 use crate::text::Text;
 use crate::{commands, exit, interrupt};
 
@@ -228,7 +229,7 @@ pub(crate) struct Train {
     #[arg(long, default_value_t = 1e-3)]
     pub(crate) lr: f32,
     /// Rows in a step.
-    #[arg(long, default_value_t = 2048)]
+    #[arg(long, default_value_t = 2048, value_parser = commands::count::<1_000_000>)]
     pub(crate) batch: usize,
     /// Steps.
     #[arg(long, default_value_t = 1000)]
@@ -268,7 +269,7 @@ pub(crate) struct Eval {
     #[arg(long, default_value_t = 20.0)]
     pub(crate) max_norm: f64,
     /// At most this many rows.
-    #[arg(long, default_value_t = 50_000)]
+    #[arg(long, default_value_t = 50_000, value_parser = commands::count::<100_000_000>)]
     pub(crate) rows: usize,
     /// Also measure the loss of this model with the reconstruction in place; needs --text.
     #[arg(long, requires = "text")]
@@ -303,12 +304,13 @@ pub fn main() -> u8 {
     let cli = Cli::parse();
     match run(cli.command) {
         Ok(code) => code,
+        Err(error) if error.is::<Closed>() => exit::OK,
         Err(_) if interrupt::requested() => {
-            eprintln!("stopped; the same command goes on from there");
+            note!("stopped; the same command goes on from there");
             exit::INTERRUPTED
         }
         Err(error) => {
-            eprintln!("error: {}", commands::chain(&error));
+            note!("error: {}", commands::chain(&error));
             exit::FAILED
         }
     }

@@ -5,6 +5,7 @@ use monosem_assets::Assets;
 
 use super::Bar;
 use crate::model::Model;
+use crate::output::say;
 use crate::text::Text;
 use crate::{exit, interrupt};
 
@@ -20,7 +21,7 @@ pub(crate) fn fetch(names: &[String]) -> Result<u8> {
             (Err(model), Err(text)) => return Err(text).with_context(|| model.to_string()),
         };
         drop(bar);
-        println!("{name} {}", path.display());
+        say!("{name} {}", path.display());
     }
     Ok(exit::OK)
 }

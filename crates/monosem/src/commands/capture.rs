@@ -11,6 +11,7 @@ use monosem_lm::{LanguageModel, LoadOptions, Tokenizer};
 
 use super::Bar;
 use crate::cli;
+use crate::output::say;
 use crate::text::{Text, Texts};
 use crate::{exit, interrupt};
 
@@ -55,7 +56,7 @@ pub(crate) fn capture(args: cli::Capture) -> Result<u8> {
     let (tokens, documents) = (contexts.tokens.view(), contexts.documents.view());
     let manifest = monosem_activations::capture(&model, tokens, documents, &config, &source, &args.out, &mut progress)?;
     drop(bar);
-    print_manifest(&manifest, &args.out);
+    print_manifest(&manifest, &args.out)?;
     Ok(exit::OK)
 }
 
@@ -92,12 +93,13 @@ pub(crate) fn import(args: &cli::Import) -> Result<u8> {
         text: String::new(),
     };
     let manifest = monosem_activations::import(&args.files, args.hook, &source, args.dtype, &args.out)?;
-    print_manifest(&manifest, &args.out);
+    print_manifest(&manifest, &args.out)?;
     Ok(exit::OK)
 }
 
-fn print_manifest(manifest: &Manifest, out: &std::path::Path) {
+fn print_manifest(manifest: &Manifest, out: &Path) -> Result<()> {
     for hook in manifest.hook_points() {
-        println!("{} {} rows of {hook}", out.display(), manifest.rows);
+        say!("{} {} rows of {hook}", out.display(), manifest.rows);
     }
+    Ok(())
 }

@@ -10,10 +10,11 @@ use monosem_lm::{LanguageModel, LoadOptions, Tokenizer};
 use monosem_report::ResultRow;
 
 use super::capture::contexts;
-use super::{Bar, open_hook};
+use super::{Bar, check_context, open_hook};
 use crate::cli;
 use crate::evaluation::{Rows, evaluate};
 use crate::nodes::{Label, of_losses};
+use crate::output::say;
 use crate::splicing::{Edit, Splicer};
 use crate::{exit, interrupt};
 
@@ -37,6 +38,11 @@ pub(crate) fn eval(args: &cli::Eval) -> Result<u8> {
     let store_rows = Rows::new(store_rows, args.max_norm)?;
     let (x, groups) = store_rows.sample(args.rows)?;
     let evaluation = evaluate(&dictionary, x.view(), &groups);
+    ensure!(
+        evaluation.fvu.value.is_finite(),
+        "the reconstruction of the dictionary in {} is not finite: its weights are too large for these activations",
+        args.dictionary.display()
+    );
     let label = Label::new("dictionary", "sae", hook, "");
     let n = evaluation.n;
     let mut rows = vec![
@@ -50,9 +56,9 @@ pub(crate) fn eval(args: &cli::Eval) -> Result<u8> {
         rows.extend(splice(args, &store, hook, store_rows.norm_limit(), &dictionary)?);
     }
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&rows)?);
+        say!("{}", serde_json::to_string_pretty(&rows)?);
     } else {
-        rows.iter().for_each(print);
+        rows.iter().try_for_each(print)?;
     }
     Ok(exit::OK)
 }
@@ -71,6 +77,7 @@ fn splice(
     let tokenizer = Tokenizer::load(&files)?;
     let manifest = store.manifest();
     let context = args.context.or(manifest.context_length).unwrap_or(128);
+    check_context(context, &model)?;
     let config = CorpusConfig {
         file_order: FileOrder::Seeded,
         context,
@@ -99,9 +106,10 @@ fn splice(
     Ok(rows.collect())
 }
 
-fn print(row: &ResultRow) {
+fn print(row: &ResultRow) -> Result<()> {
     let interval =
         row.ci_low.zip(row.ci_high).map_or_else(String::new, |(low, high)| format!("  [{low:.4}, {high:.4}]"));
     let name = [&row.experiment, &row.method, &row.setting].map(String::as_str).join(" ");
-    println!("{name:32} {:16} {:>12.4} {}{interval}", row.metric, row.value, row.unit);
+    say!("{name:32} {:16} {:>12.4} {}{interval}", row.metric, row.value, row.unit);
+    Ok(())
 }

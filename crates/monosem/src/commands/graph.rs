@@ -5,13 +5,14 @@ use monosem_assets::Assets;
 use monosem_graph::{Graph, Planned, State, Store};
 
 use crate::cli::{GraphArgs, GraphFormat, RunArgs};
+use crate::output::{self, say};
 use crate::profile::{self, Loaded};
 use crate::{exit, nodes, sources};
 
 /// Lists the profiles that come with the program.
 pub(crate) fn profiles() -> Result<u8> {
     for (name, description) in profile::embedded() {
-        println!("{name:12} {description}");
+        say!("{name:12} {description}");
     }
     Ok(exit::OK)
 }
@@ -22,13 +23,13 @@ pub(crate) fn graph(args: &GraphArgs) -> Result<u8> {
     let assets = Assets::from_env()?;
     let graph = of(&loaded, &assets)?;
     match args.format {
-        GraphFormat::Text => print_plan(&graph.plan(&Store::open_read_only(args.run.out.join(&loaded.name)), &[])?),
+        GraphFormat::Text => print_plan(&graph.plan(&Store::open_read_only(args.run.out.join(&loaded.name)), &[])?)?,
         GraphFormat::Json => {
             let plan = graph.plan(&Store::open_read_only(args.run.out.join(&loaded.name)), &[])?;
-            println!("{}", serde_json::to_string_pretty(&plan)?);
+            say!("{}", serde_json::to_string_pretty(&plan)?);
         }
-        GraphFormat::Dot => print!("{}", graph.to_dot()),
-        GraphFormat::Snakemake => print!("{}", snakemake(&graph, &args.run, &loaded)?),
+        GraphFormat::Dot => output::write(format_args!("{}", graph.to_dot()))?,
+        GraphFormat::Snakemake => output::write(format_args!("{}", snakemake(&graph, &args.run, &loaded)?))?,
     }
     Ok(exit::OK)
 }
@@ -39,7 +40,7 @@ pub(crate) fn of<'a>(loaded: &'a Loaded, assets: &'a Assets) -> Result<Graph<'a>
 }
 
 /// A line a node: how it stands, its name and key, and what it needs.
-pub(crate) fn print_plan(plan: &[Planned]) {
+pub(crate) fn print_plan(plan: &[Planned]) -> Result<()> {
     for node in plan {
         let state = match node.state {
             State::Hit => "done",
@@ -47,8 +48,9 @@ pub(crate) fn print_plan(plan: &[Planned]) {
             State::Stale => "changed",
             State::Partial => "begun",
         };
-        println!("{state:8} {:48} {}  {}", node.name, &node.key[..12], node.deps.join(" "));
+        say!("{state:8} {:48} {}  {}", node.name, &node.key[..12], node.deps.join(" "));
     }
+    Ok(())
 }
 
 /// The graph as a Snakemake workflow: each node one `monosem node` call on a shared folder, its record the file that says it is done.

@@ -11,12 +11,13 @@ use monosem_hooks::HookedModel as _;
 use monosem_report::{FeatureExample, Provenance, ResultRow, render, write_features, write_results};
 use ndarray::{Array2, s};
 
-use super::Bar;
 use super::capture::contexts;
 use super::patch::Site;
+use super::{Bar, check_context};
 use crate::cli;
-use crate::interpretation::{Cut, Explained, Settings, vocabulary};
+use crate::interpretation::{Cut, Explained, Part, Settings, vocabulary};
 use crate::nodes::{FEATURES, Label};
+use crate::output::{note, say};
 use crate::{exit, interrupt};
 
 /// Contexts in one forward pass.
@@ -32,6 +33,14 @@ pub(crate) fn interp(args: &cli::Interp) -> Result<u8> {
     let n_latents = site.dictionary.n_latents();
     let features =
         if args.features.is_empty() { (0..args.first.min(n_latents)).collect() } else { args.features.clone() };
+    if let Some((i, feature)) = features.iter().enumerate().find(|(i, feature)| features[..*i].contains(feature)) {
+        bail!("feature {feature} is named twice, the second time as number {} of --features", i + 1);
+    }
+    check_context(args.context, &site.model)?;
+    if let Some(folder) = &args.out {
+        // Before the work: what cannot be written is better known now.
+        std::fs::create_dir_all(folder).with_context(|| format!("cannot create the folder {}", folder.display()))?;
+    }
     if let Some(feature) = features.iter().find(|feature| **feature >= n_latents) {
         bail!("feature {feature}: the dictionary in {} has {n_latents}, from 0", args.at.dictionary.display());
     }
@@ -45,7 +54,12 @@ pub(crate) fn interp(args: &cli::Interp) -> Result<u8> {
     };
     let from = cli::TokenSource { text: args.text.clone(), ids: None };
     let (contexts, text) = contexts(&site.assets, &from, &config, Some(&site.tokenizer), site.model.d_vocab())?;
-    let cut = Cut::new(&contexts, args.fragment, usize::MAX, &args.at.drop_positions.0)?;
+    let mut cut = Cut::new(&contexts, args.fragment, usize::MAX, &args.at.drop_positions.0)?;
+    if let Some(documents) = cut.divide_few_documents() {
+        note!(
+            "only {documents} documents: parts of the text are told apart instead, to explain from some and score on others"
+        );
+    }
     let n_fragments = cut.fragments.documents.len();
     let limit = norm_limit(&site, &contexts, args)?;
     let mut read = |first: usize, n: usize| read(&site, &contexts, &args.at.drop_positions.0, first, n);
@@ -56,7 +70,8 @@ pub(crate) fn interp(args: &cli::Interp) -> Result<u8> {
         Ok(())
     };
     let gather = GatherConfig { seed: args.seed, ..GatherConfig::default() };
-    let gathered = cut.gather(&mut read, limit, &[&site.dictionary.select(&features)], &gather, &mut step);
+    let part = Part { dictionary: &site.dictionary, latents: features };
+    let gathered = cut.gather(&mut read, limit, &[part], &gather, &mut step);
     drop(bar);
     if gathered.is_err() && interrupt::requested() {
         return Ok(exit::INTERRUPTED);
@@ -72,34 +87,14 @@ pub(crate) fn interp(args: &cli::Interp) -> Result<u8> {
     settings.patterns.validate()?;
     let explained: Vec<Explained> =
         gathered?.into_iter().flat_map(|examples| settings.explain(&cut.fragments, examples)).collect();
-    let shown: Vec<FeatureExample> = explained
-        .iter()
-        .zip(&features)
-        .map(|(explained, feature)| {
-            let score = explained.scored.as_ref().and_then(|scored| scored.at(settings.budgets[0]));
-            FeatureExample {
-                experiment: "interp".into(),
-                method: "sae".into(),
-                hook: site.hook.to_string(),
-                setting: String::new(),
-                feature: *feature,
-                explanation: explained
-                    .scored
-                    .as_ref()
-                    .map_or_else(String::new, |s| s.explanation.sentence(&vocabulary)),
-                score: score.map(|score| score.combined),
-                skew: explained.examples.moments.skew(),
-                kurtosis: explained.examples.moments.kurtosis(),
-                note: String::new(),
-                fragments: settings.shown(&cut.fragments, explained),
-            }
-        })
-        .collect();
+    let label = Label::new("interp", "sae", site.hook, "");
+    let shown: Vec<FeatureExample> =
+        explained.iter().map(|feature| settings.example(&label, &cut.fragments, feature)).collect();
     let rows = summary(&site, args, &shown);
     if args.at.json {
-        println!("{}", serde_json::to_string_pretty(&shown)?);
+        say!("{}", serde_json::to_string_pretty(&shown)?);
     } else {
-        print(&shown, &rows);
+        print(&shown, &rows)?;
     }
     if let Some(folder) = &args.out {
         write(folder, &rows, &shown, args, &text)?;
@@ -154,23 +149,23 @@ fn summary(site: &Site, args: &cli::Interp, shown: &[FeatureExample]) -> Vec<Res
     rows
 }
 
-fn print(shown: &[FeatureExample], rows: &[ResultRow]) {
-    println!("{:>7} {:>6}  explanation", "feature", "score");
+fn print(shown: &[FeatureExample], rows: &[ResultRow]) -> Result<()> {
+    say!("{:>7} {:>6}  explanation", "feature", "score");
     for feature in shown {
         match feature.score {
-            Some(score) => println!("{:>7} {score:>6.2}  {}", feature.feature, feature.explanation),
-            None => println!("{:>7} {:>6}  too few fragments on which it is active", feature.feature, "-"),
+            Some(score) => say!("{:>7} {score:>6.2}  {}", feature.feature, feature.explanation),
+            None => say!("{:>7} {:>6}  too few fragments on which it is active", feature.feature, "-"),
         }
     }
     for row in rows {
         let interval =
             row.ci_low.zip(row.ci_high).map_or_else(String::new, |(low, high)| format!(" [{low:.3}, {high:.3}]"));
-        println!("{}: {:.3}{interval}", row.metric, row.value);
+        say!("{}: {:.3}{interval}", row.metric, row.value);
     }
+    Ok(())
 }
 
 fn write(folder: &Path, rows: &[ResultRow], shown: &[FeatureExample], args: &cli::Interp, text: &str) -> Result<()> {
-    std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
     write_results(&folder.join("results.json"), rows)?;
     write_features(&folder.join(FEATURES), shown)?;
     let provenance = Provenance {
@@ -184,6 +179,11 @@ fn write(folder: &Path, rows: &[ResultRow], shown: &[FeatureExample], args: &cli
         notes: Vec::new(),
     };
     render(rows, shown, &provenance)?.write(folder)?;
-    println!("{}", folder.join("report.html").display());
+    let page = folder.join("report.html");
+    if args.at.json {
+        note!("{}", page.display());
+    } else {
+        say!("{}", page.display());
+    }
     Ok(())
 }

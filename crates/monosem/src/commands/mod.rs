@@ -9,18 +9,22 @@ pub(crate) mod patch;
 pub(crate) mod reproduce;
 pub(crate) mod train;
 
+use std::fmt::Display;
 use std::ops::ControlFlow;
+use std::str::FromStr;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 use monosem_activations::{HookStore, Store};
 use monosem_assets::Progress;
-use monosem_hooks::HookPoint;
+use monosem_hooks::{HookPoint, HookedModel as _};
+use monosem_lm::LanguageModel;
 use monosem_sae::AdamMode;
 
 use crate::cli::Device;
 use crate::interrupt;
+use crate::output::note;
 
 /// Positions of a context, as given on the command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,6 +71,31 @@ pub(crate) fn check_device(device: Device) -> Result<()> {
     Ok(())
 }
 
+/// Refuses contexts that are longer than the model takes, or have no next token to predict.
+pub(crate) fn check_context(context: usize, model: &LanguageModel) -> Result<()> {
+    let most = model.max_context();
+    ensure!((2..=most).contains(&context), "--context {context}: from 2 to the {most} tokens that the model takes");
+    Ok(())
+}
+
+/// A number from 1 to `MOST`.
+pub(crate) fn count<const MOST: usize>(text: &str) -> Result<usize, String> {
+    let n: usize = text.parse().map_err(|e| format!("{e}"))?;
+    if (1..=MOST).contains(&n) { Ok(n) } else { Err(format!("expected 1 to {MOST}")) }
+}
+
+/// A finite number.
+pub(crate) fn finite<T: FromStr<Err: Display> + Into<f64> + Copy>(text: &str) -> Result<T, String> {
+    let value: T = text.parse().map_err(|e| format!("{e}"))?;
+    let known: f64 = value.into();
+    if known.is_finite() { Ok(value) } else { Err("expected a finite number".into()) }
+}
+
+/// A threshold: a finite number above 0.
+pub(crate) fn threshold(text: &str) -> Result<f64, String> {
+    finite::<f64>(text).and_then(|value| if value > 0.0 { Ok(value) } else { Err("expected a number above 0".into()) })
+}
+
 /// The rows of a hook point; where the store has only one, it need not be named.
 pub(crate) fn open_hook(store: &Store, hook: Option<HookPoint>) -> Result<(HookPoint, HookStore)> {
     let there = store.manifest().hook_points();
@@ -105,7 +134,7 @@ impl Bar {
         self.bar.set_message(note.to_owned());
         if self.bar.is_hidden() && self.logged.elapsed() >= Duration::from_secs(15) {
             self.logged = Instant::now();
-            eprintln!("{}: {done} of {total} {note}", self.what);
+            note!("{}: {done} of {total} {note}", self.what);
         }
         if interrupt::requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }

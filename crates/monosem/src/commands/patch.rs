@@ -11,6 +11,7 @@ use serde_json::json;
 use super::Bar;
 use crate::causal::{self, descend};
 use crate::cli;
+use crate::output::{note, say};
 use crate::profile::thresholds;
 use crate::{exit, interrupt};
 
@@ -34,6 +35,9 @@ impl Site {
                 named.context(missing)?.parse()?
             }
         };
+        if let Some(named) = metadata(&at.dictionary)?["hook"].as_str().filter(|named| *named != hook.to_string()) {
+            note!("the dictionary says that it reads {named}; it is used at {hook}, as --hook asks");
+        }
         let assets = Assets::from_env()?;
         let files = at.model.obtain(&assets, &mut |progress| Bar::new("model").fetch(&progress))?;
         let model = LanguageModel::load(&files, &LoadOptions { center_writing_weights: at.centered })?;
@@ -61,12 +65,17 @@ pub(crate) fn ioi(args: &cli::Ioi) -> Result<u8> {
     interrupt::listen()?;
     let site = Site::open(&args.at)?;
     let task = causal::task(&args.task)?;
-    let encode = |text: &str| site.tokenizer.encode(text).unwrap_or_default();
-    let prompts = task.prompts(args.prompts, args.seed, Half::Report, &encode)?;
-    let before = accuracy(&site.model, &prompts);
+    ensure!(args.low <= args.high, "--low {} is above --high {}", args.low, args.high);
+    let prompts = task.prompts(args.prompts, args.seed, Half::Report, &causal::encoder(&site.tokenizer))?;
+    let before = accuracy(&site.model, &prompts)?;
     let config =
         PatchingConfig { hook: site.hook, drop_positions: args.at.drop_positions.0.clone(), with_error_term: false };
     let patching = Patching::new(&site.model, &site.dictionary, &prompts, &config)?;
+    if patching.candidates().is_empty() {
+        note!(
+            "no feature of the dictionary differs between the prompts and their counterfactuals: there is nothing to patch"
+        );
+    }
     let selection = SelectionConfig {
         thresholds: thresholds(args.thresholds, args.low, args.high),
         seed: args.seed,
@@ -84,20 +93,20 @@ pub(crate) fn ioi(args: &cli::Ioi) -> Result<u8> {
         let out = json!({
             "ioi_accuracy": before.share(), "logit_diff": before.mean_logit_diff(), "descent": descent,
         });
-        println!("{}", serde_json::to_string_pretty(&out)?);
+        say!("{}", serde_json::to_string_pretty(&out)?);
         return Ok(exit::OK);
     }
-    println!(
+    say!(
         "the model names the indirect object in {:.0} % of {} prompts (mean logit difference {:.2})",
         100.0 * before.share(),
         args.prompts,
         before.mean_logit_diff()
     );
-    println!("{} features differ between the prompts and their counterfactuals", descent.candidates);
-    println!("{:>10} {:>9} {:>8} {:>11} {:>10}", "threshold", "features", "KL", "logit diff", "edit norm");
+    say!("{} features differ between the prompts and their counterfactuals", descent.candidates);
+    say!("{:>10} {:>9} {:>8} {:>11} {:>10}", "threshold", "features", "KL", "logit diff", "edit norm");
     for set in &descent.sets {
         let evaluation = &set.evaluation;
-        println!(
+        say!(
             "{:>10} {:>9} {:>8.3} {:>11.2} {:>10.3}",
             set.threshold,
             set.features.len(),
@@ -107,7 +116,7 @@ pub(crate) fn ioi(args: &cli::Ioi) -> Result<u8> {
         );
     }
     if let Some(last) = descent.sets.iter().rev().find(|set| !set.features.is_empty()) {
-        println!("the features left last: {:?}", last.features);
+        say!("the features left last: {:?}", last.features);
     }
     Ok(exit::OK)
 }
@@ -129,6 +138,11 @@ pub(crate) fn run(args: &cli::PatchRun) -> Result<u8> {
         Ok(site.tokenizer.decode(&steering.continue_greedily(&tokens, args.tokens, with)?)?)
     };
     let (without, with) = (continuation(false)?, continuation(true)?);
+    if steered.base == steered.steered {
+        note!(
+            "nothing was changed: the features have the same values with the change, at every position of the text that may be patched"
+        );
+    }
     // What happens less than once in a thousand times either way is left out.
     let changes = steered.changes(args.changes, 1e-3);
     if args.at.json {
@@ -137,14 +151,14 @@ pub(crate) fn run(args: &cli::PatchRun) -> Result<u8> {
             .map(|c| json!({ "token": c.token, "text": site.token(c.token), "log_prob": c.base, "log_prob_patched": c.steered }))
             .collect();
         let out = json!({ "continuation": without, "continuation_patched": with, "next_token": changes });
-        println!("{}", serde_json::to_string_pretty(&out)?);
+        say!("{}", serde_json::to_string_pretty(&out)?);
         return Ok(exit::OK);
     }
-    println!("without: {}{without}", args.text);
-    println!("with:    {}{with}", args.text);
-    println!("{:>16} {:>9} {:>9}", "next token", "without", "with");
+    say!("without: {}{without}", args.text);
+    say!("with:    {}{with}", args.text);
+    say!("{:>16} {:>9} {:>9}", "next token", "without", "with");
     for c in &changes {
-        println!("{:>16} {:>9.4} {:>9.4}", format!("{:?}", site.token(c.token)), c.base.exp(), c.steered.exp());
+        say!("{:>16} {:>9.4} {:>9.4}", format!("{:?}", site.token(c.token)), c.base.exp(), c.steered.exp());
     }
     Ok(exit::OK)
 }

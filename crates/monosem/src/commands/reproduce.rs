@@ -12,6 +12,7 @@ use monosem_report::{
 use super::graph::{of, print_plan};
 use crate::cli::{HowArgs, NodeArgs, Reproduce, RunArgs};
 use crate::console::Console;
+use crate::output::{note, say};
 use crate::profile::{self, Loaded};
 use crate::{exit, interrupt, nodes};
 
@@ -28,13 +29,13 @@ pub(crate) fn reproduce(args: &Reproduce) -> Result<u8> {
     let graph = of(&loaded, &assets)?;
     let root = args.run.out.join(&loaded.name);
     if args.dry_run {
-        print_plan(&graph.plan(&Store::open_read_only(&root), &args.only)?);
+        print_plan(&graph.plan(&Store::open_read_only(&root), &args.only)?)?;
         return Ok(exit::OK);
     }
     let store = Store::open(&root)?;
     let summary = run(&graph, &store, &args.how, &args.only)?;
     let page = write_report(&graph, &store, &loaded, &root, &summary.hits)?;
-    Ok(conclude(&summary, &page))
+    conclude(&summary, &page)
 }
 
 /// Runs one node and what it needs, beside other processes that do the same.
@@ -46,7 +47,7 @@ pub(crate) fn node(args: &NodeArgs) -> Result<u8> {
     let store = Store::open_shared(args.run.out.join(&loaded.name))?;
     let summary = run(&graph, &store, &args.how, std::slice::from_ref(&args.name))?;
     if let Some(folder) = graph.node_dir(&store, &args.name) {
-        println!("{}", folder.display());
+        say!("{}", folder.display());
     }
     Ok(code(&summary))
 }
@@ -63,7 +64,7 @@ pub(crate) fn report(args: &RunArgs) -> Result<u8> {
         bail!("nothing of profile {:?} is done in {}: run `monosem reproduce` first", loaded.name, root.display());
     }
     let page = write_report(&graph, &store, &loaded, &root, &all)?;
-    println!("{}", page.display());
+    say!("{}", page.display());
     Ok(exit::OK)
 }
 
@@ -84,25 +85,20 @@ fn code(summary: &Summary) -> u8 {
     }
 }
 
-fn conclude(summary: &Summary, page: &Path) -> u8 {
+fn conclude(summary: &Summary, page: &Path) -> Result<u8> {
     for (name, error) in &summary.failed {
-        eprintln!("failed: {name}: {error}");
+        note!("failed: {name}: {error}");
     }
     if !summary.skipped.is_empty() {
-        eprintln!("not run: {}", summary.skipped.join(", "));
+        note!("not run: {}", summary.skipped.join(", "));
     }
     let code = code(summary);
     if code == exit::INTERRUPTED {
-        eprintln!("stopped; the same command goes on from there");
+        note!("stopped; the same command goes on from there");
     }
-    eprintln!(
-        "{} nodes ran, {} were done before, in {:.0} s",
-        summary.finished.len(),
-        summary.hits.len(),
-        summary.seconds
-    );
-    println!("{}", page.display());
-    code
+    note!("{} nodes ran, {} were done before, in {:.0} s", summary.finished.len(), summary.hits.len(), summary.seconds);
+    say!("{}", page.display());
+    Ok(code)
 }
 
 /// Collects the results of all finished nodes into `results.json`, and makes figures and page from it. Returns the page's path.

@@ -10,6 +10,7 @@ use super::{Bar, check_device, open_hook};
 use crate::cli;
 use crate::evaluation::Rows;
 use crate::nodes::input_scale;
+use crate::output::{note, say};
 use crate::{exit, interrupt};
 
 /// Steps between checkpoints.
@@ -59,7 +60,7 @@ pub(crate) fn train(args: &cli::Train) -> Result<u8> {
     )?;
     drop(bar);
     let TrainOutcome::Finished(sae) = outcome else {
-        eprintln!("stopped; the same command goes on from {}", checkpoint.display());
+        note!("stopped; the same command goes on from {}", checkpoint.display());
         return Ok(exit::INTERRUPTED);
     };
     let manifest = store.manifest();
@@ -68,6 +69,6 @@ pub(crate) fn train(args: &cli::Train) -> Result<u8> {
         "model": manifest.source.model, "text": manifest.source.text,
     });
     sae.dictionary().save(&args.out, metadata)?;
-    println!("{} {}", args.out.display(), sae.dictionary().describe());
+    say!("{} {}", args.out.display(), sae.dictionary().describe());
     Ok(exit::OK)
 }

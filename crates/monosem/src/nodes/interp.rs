@@ -5,11 +5,11 @@ use monosem_activations::Store;
 use monosem_assets::Assets;
 use monosem_autointerp::{Budget, FeatureExamples, Score, Summary, correlation, mean};
 use monosem_corpus::Contexts;
-use monosem_dictionary::{Activation, Dictionary as _, Estimate, LinearDictionary};
+use monosem_dictionary::{Activation, Estimate, LinearDictionary};
 use monosem_graph::{Ctx, Node};
 use monosem_hooks::HookPoint;
 use monosem_lm::Tokenizer;
-use monosem_report::{FeatureExample, ResultRow, write_features};
+use monosem_report::{ResultRow, write_features};
 use serde_json::json;
 
 use super::baselines::{self, SIGNED};
@@ -17,7 +17,7 @@ use super::{
     FEATURES, Label, capture, corpus, measure, model_inputs, model_params, sae, sae_name, sae_setting, save_rows,
 };
 use crate::fetch;
-use crate::interpretation::{Cut, Explained, Settings, stored, vocabulary};
+use crate::interpretation::{Cut, Explained, Part, Settings, stored, vocabulary};
 use crate::profile::{Interp, Language};
 
 /// Training rows behind the orientation of signed components.
@@ -78,9 +78,10 @@ fn run(language: &Language, interp: &Interp, hook: HookPoint, assets: &Assets, c
     let n_fragments = cut.fragments.documents.len();
     ctx.message(&format!("{n_fragments} fragments of {} tokens", interp.fragment));
 
-    let subjects = subjects(language, interp, hook, ctx)?;
+    let subjects = subjects(language, hook, ctx)?;
     let gather = |store: &str, norms: &str, subjects: &[Subject]| -> Result<_> {
-        let dictionaries: Vec<&LinearDictionary> = subjects.iter().map(|subject| &subject.dictionary).collect();
+        let parts: Vec<Part<'_>> =
+            subjects.iter().map(|subject| Part::first(&subject.dictionary, interp.pool)).collect();
         let store = Store::open(&ctx.dep(store)?.join(capture::STORE))?.hook(hook)?;
         let norm_limit = sae::rows(language, hook, norms, ctx)?.norm_limit();
         let mut step = |done: usize| {
@@ -88,7 +89,7 @@ fn run(language: &Language, interp: &Interp, hook: HookPoint, assets: &Assets, c
             ctx.progress(done as u64, n_fragments as u64, "fragments");
             Ok(())
         };
-        cut.gather(&mut stored(&store, &cut), norm_limit, &dictionaries, &interp.gather(), &mut step)
+        cut.gather(&mut stored(&store, &cut), norm_limit, &parts, &interp.gather(), &mut step)
     };
     let gathered = gather(capture::INTERPRETATION, capture::TRAIN, &subjects)?;
 
@@ -110,13 +111,14 @@ fn run(language: &Language, interp: &Interp, hook: HookPoint, assets: &Assets, c
         let headline = rows_of(&label, interp, &explained, &mut rows);
         let shuffled = settings.shuffled(&cut.fragments, &explained);
         control_rows(&label.with_setting("control=shuffled"), interp, &shuffled, &mut rows);
-        features.extend(examples_of(subject, hook, interp, &settings, &cut, &explained));
+        let shown = headline_scores(interp, &explained).take(interp.examples);
+        features.extend(shown.map(|(feature, _)| settings.example(&label, &cut.fragments, feature)));
         headlines.push((i, headline));
     }
     let stands = sae_setting(interp.ratio, interp.alpha);
     if interp.random_model.is_some() {
         let folder = ctx.dep(&sae::random_name(hook))?.join(sae::DICTIONARY);
-        let dictionary = first(LinearDictionary::load(&folder)?, interp.pool);
+        let dictionary = LinearDictionary::load(&folder)?;
         let control = [Subject { method: "sae-tied", setting: stands.clone(), dictionary }];
         let gathered = gather(capture::RANDOM_INTERPRETATION, capture::RANDOM_TRAIN, &control)?;
         let explained: Vec<Explained> = gathered
@@ -143,16 +145,14 @@ fn looked_at(interp: &Interp, mut examples: Vec<FeatureExamples>) -> Vec<Feature
     examples
 }
 
-/// The dictionaries of a hook point, each with its first `pool` latents.
-fn subjects(language: &Language, interp: &Interp, hook: HookPoint, ctx: &Ctx<'_>) -> Result<Vec<Subject>> {
-    let n = interp.pool;
+/// The dictionaries of a hook point.
+fn subjects(language: &Language, hook: HookPoint, ctx: &Ctx<'_>) -> Result<Vec<Subject>> {
     let mut subjects: Vec<Subject> = measure::autoencoders(language, hook, ctx)?
         .into_iter()
-        .map(|sae| Subject { method: "sae-tied", setting: sae.setting(), dictionary: first(sae.dictionary, n) })
+        .map(|sae| Subject { method: "sae-tied", setting: sae.setting(), dictionary: sae.dictionary })
         .collect();
-    let signed = |node: String| -> Result<LinearDictionary> {
-        Ok(first(LinearDictionary::load(&ctx.dep(&node)?.join(SIGNED))?, n))
-    };
+    let signed =
+        |node: String| -> Result<LinearDictionary> { Ok(LinearDictionary::load(&ctx.dep(&node)?.join(SIGNED))?) };
     let (x, _) = sae::rows(language, hook, capture::TRAIN, ctx)?.sample(ORIENTATION_ROWS)?;
     let mut push = |method, dictionary| subjects.push(Subject { method, setting: String::new(), dictionary });
     let (pca, ica) = (signed(baselines::pca_name(hook))?, signed(baselines::ica_name(hook))?);
@@ -160,14 +160,9 @@ fn subjects(language: &Language, interp: &Interp, hook: HookPoint, ctx: &Ctx<'_>
     push("ica-oriented", ica.oriented(x.view()));
     push("pca", pca);
     push("ica", ica);
-    push("identity-relu", first(LinearDictionary::identity_relu(x.ncols()), n));
-    push("random-relu", first(measure::random(language, x.ncols(), Activation::Relu), n));
+    push("identity-relu", LinearDictionary::identity_relu(x.ncols()));
+    push("random-relu", measure::random(language, x.ncols(), Activation::Relu));
     Ok(subjects)
-}
-
-fn first(dictionary: LinearDictionary, n: usize) -> LinearDictionary {
-    let n = n.min(dictionary.n_latents());
-    dictionary.first(n)
 }
 
 fn budgets(interp: &Interp) -> Vec<Budget> {
@@ -242,34 +237,6 @@ fn control_rows(label: &Label, interp: &Interp, scores: &[Score], rows: &mut Vec
     let summary = mean(&scores.iter().map(|score| score.combined).collect::<Vec<_>>())?;
     rows.push(label.estimate("interp_score", estimate(&summary), scores.len() as u64, "correlation"));
     Some(summary)
-}
-
-fn examples_of(
-    subject: &Subject,
-    hook: HookPoint,
-    interp: &Interp,
-    settings: &Settings<'_>,
-    cut: &Cut,
-    explained: &[Explained],
-) -> Vec<FeatureExample> {
-    let shown = headline_scores(interp, explained).take(interp.examples);
-    let example = |(feature, score): (&Explained, Score)| FeatureExample {
-        experiment: "interp".into(),
-        method: subject.method.into(),
-        hook: hook.to_string(),
-        setting: subject.setting.clone(),
-        feature: feature.examples.feature,
-        explanation: feature
-            .scored
-            .as_ref()
-            .map_or_else(String::new, |scored| scored.explanation.first(interp.headline).sentence(settings.vocabulary)),
-        score: Some(score.combined),
-        skew: feature.examples.moments.skew(),
-        kurtosis: feature.examples.moments.kurtosis(),
-        note: String::new(),
-        fragments: settings.shown(&cut.fragments, feature),
-    };
-    shown.map(example).collect()
 }
 
 /// What the paper says of interpretability, as differences of mean scores: of the autoencoder and each other method, and of the residual basis

@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use anyhow::{Context as _, Result};
 use monosem_activations::Store;
 use monosem_assets::Assets;
-use monosem_autointerp::Budget;
+use monosem_autointerp::{Budget, Vocabulary};
 use monosem_corpus::Contexts;
 use monosem_dictionary::{Activation, Estimate, LinearDictionary};
 use monosem_graph::{Ctx, Node};
@@ -22,8 +22,8 @@ use super::{
 };
 use crate::causal::{self, Bootstrap, Descent, Prompts, Reading, descend};
 use crate::fetch;
-use crate::interpretation::{Cut, Settings, stored, vocabulary};
-use crate::profile::{Ioi, Language};
+use crate::interpretation::{Cut, Part, Settings, stored, vocabulary};
+use crate::profile::{Interp, Ioi, Language};
 
 /// The descents of a dictionary, for the node that compares.
 const DESCENTS: &str = "descents.json";
@@ -216,12 +216,19 @@ fn run(language: &Language, ioi: &Ioi, hook: HookPoint, method: Method, assets: 
     }
     rows.extend(error_only);
     if method == Method::Identity {
-        rows.extend(model_rows(hook, &model, &prompts));
+        rows.extend(model_rows(hook, &model, &prompts)?);
     }
     if method.shows_features() {
-        let latents: Vec<usize> = changes.iter().map(|change| change.feature).collect();
-        let dictionary = dictionary.select(&latents);
-        let features = chosen_features(language, ioi, hook, method, &model, &tokenizer, &dictionary, &changes, ctx)?;
+        let mut features = Vec::new();
+        if let Some(interp) = &language.interp {
+            let latents: Vec<usize> = changes.iter().map(|change| change.feature).collect();
+            let part = Part { dictionary: &dictionary, latents };
+            let vocabulary = vocabulary(&model, &tokenizer);
+            features = what_they_fire_on(language, interp, hook, &label, &vocabulary, part, ctx)?;
+        }
+        for (feature, change) in features.iter_mut().zip(&changes) {
+            feature.note = note(change, ioi);
+        }
         write_features(&ctx.out().join(FEATURES), &features)?;
     }
     let text = serde_json::to_string(&descents)? + "\n";
@@ -230,15 +237,15 @@ fn run(language: &Language, ioi: &Ioi, hook: HookPoint, method: Method, assets: 
 }
 
 /// How well the model does the task at all.
-fn model_rows(hook: HookPoint, model: &LanguageModel, prompts: &Prompts) -> Vec<ResultRow> {
-    let accuracy = accuracy(model, &prompts.report);
+fn model_rows(hook: HookPoint, model: &LanguageModel, prompts: &Prompts) -> Result<Vec<ResultRow>> {
+    let accuracy = accuracy(model, &prompts.report)?;
     let n = accuracy.logit_diff.len() as u64;
     let label = Label::new("ioi", "model", hook, "prompts=report");
     let right: Vec<f64> = accuracy.logit_diff.iter().map(|diff| f64::from(u8::from(*diff > 0.0))).collect();
-    vec![
+    Ok(vec![
         label.estimate("ioi_accuracy", over_prompts(&right), n, "1"),
         label.estimate("logit_diff", over_prompts(&accuracy.logit_diff), n, "logits"),
-    ]
+    ])
 }
 
 /// A mean over prompts.
@@ -315,53 +322,31 @@ fn chosen(ioi: &Ioi, descents: &[Descent]) -> Vec<usize> {
     chosen
 }
 
-/// What the chosen features fire on, and where in the prompts they change.
-#[allow(clippy::too_many_arguments, reason = "everything that a node has at hand")]
-fn chosen_features(
+/// What latents of a dictionary fire on.
+fn what_they_fire_on(
     language: &Language,
-    ioi: &Ioi,
+    interp: &Interp,
     hook: HookPoint,
-    method: Method,
-    model: &LanguageModel,
-    tokenizer: &Tokenizer,
-    dictionary: &LinearDictionary,
-    changes: &[FeatureChange],
+    label: &Label,
+    vocabulary: &Vocabulary,
+    part: Part<'_>,
     ctx: &Ctx<'_>,
 ) -> Result<Vec<FeatureExample>> {
-    let Some(interp) = &language.interp else { return Ok(Vec::new()) };
-    let vocabulary = vocabulary(model, tokenizer);
     let contexts = Contexts::load(&ctx.dep(corpus::NAME)?.join("interpretation.safetensors"))?;
     let cut = Cut::new(&contexts, interp.fragment, interp.fragments, &language.capture.drop_positions)?;
     let store = Store::open(&ctx.dep(capture::INTERPRETATION)?.join(capture::STORE))?.hook(hook)?;
     let norm_limit = sae::rows(language, hook, capture::TRAIN, ctx)?.norm_limit();
     let mut step = |_| Ok(ctx.check()?);
-    let gathered = cut.gather(&mut stored(&store, &cut), norm_limit, &[dictionary], &interp.gather(), &mut step)?;
-    let headline = Budget::Patterns(interp.headline);
+    let gathered = cut.gather(&mut stored(&store, &cut), norm_limit, &[part], &interp.gather(), &mut step)?;
     let settings = Settings {
-        vocabulary: &vocabulary,
+        vocabulary,
         patterns: interp.patterns,
-        budgets: vec![headline],
+        budgets: vec![Budget::Patterns(interp.headline)],
         headline: interp.headline,
-        seed: 0,
+        seed: interp.seed,
     };
     let explained = gathered.into_iter().flat_map(|examples| settings.explain(&cut.fragments, examples));
-    let example = |(feature, change): (crate::interpretation::Explained, &FeatureChange)| FeatureExample {
-        experiment: "ioi".into(),
-        method: method.name().into(),
-        hook: hook.to_string(),
-        setting: method.setting(),
-        feature: change.feature,
-        explanation: feature
-            .scored
-            .as_ref()
-            .map_or_else(String::new, |scored| scored.explanation.first(interp.headline).sentence(&vocabulary)),
-        score: feature.scored.as_ref().and_then(|scored| scored.at(headline)).map(|score| score.combined),
-        skew: feature.examples.moments.skew(),
-        kurtosis: feature.examples.moments.kurtosis(),
-        note: note(change, ioi),
-        fragments: settings.shown(&cut.fragments, &feature),
-    };
-    Ok(explained.zip(changes).map(example).collect())
+    Ok(explained.map(|feature| settings.example(label, &cut.fragments, &feature)).collect())
 }
 
 /// Where the feature's code differs between a prompt and its counterfactual, in words.

@@ -115,10 +115,10 @@ fn sae_setting(ratio: f64, alpha: f32) -> String {
 /// Where results of one dictionary belong: the first four columns of a row.
 #[derive(Debug, Clone)]
 pub(crate) struct Label {
-    experiment: &'static str,
-    method: String,
-    hook: String,
-    setting: String,
+    pub(crate) experiment: &'static str,
+    pub(crate) method: String,
+    pub(crate) hook: String,
+    pub(crate) setting: String,
 }
 
 impl Label {

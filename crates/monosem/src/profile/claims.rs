@@ -1,9 +1,13 @@
 //! The settings of the two experiments behind the paper's claims: interpretability, and causes of behaviour.
 
+use std::fmt::Debug;
+
 use anyhow::{Context as _, Result, bail, ensure};
 use monosem_autointerp::{GatherConfig, PatternConfig, SplitRule};
 use monosem_hooks::HookPoint;
 use serde::{Deserialize, Serialize};
+
+use crate::causal;
 
 /// Explaining features and scoring the explanations.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -79,6 +83,8 @@ impl Interp {
             "language.interp.fragment = {}: from 2 to the {context} tokens of a context",
             self.fragment
         );
+        distinct("language.interp.lengths", &self.lengths)?;
+        distinct("language.interp.bits", &self.bits)?;
         ensure!(
             self.lengths.contains(&self.headline),
             "language.interp.headline = {} is not one of lengths = {:?}",
@@ -106,6 +112,9 @@ impl Interp {
         Ok(())
     }
 }
+
+/// More prompts or thresholds than this are a slip of the pen: a selection would take weeks.
+const MOST: usize = 10_000;
 
 /// Indirect object identification: which features, patched from a counterfactual run, move the answer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -159,6 +168,15 @@ impl Ioi {
     }
 
     pub(super) fn validate(&self, captured: &[HookPoint], cases: &[(f64, f32)]) -> Result<()> {
+        causal::task(&self.task).context("language.ioi.task")?;
+        distinct("language.ioi.hooks", &self.hooks)?;
+        distinct("language.ioi.alphas", &self.alphas)?;
+        distinct("language.ioi.seeds", &self.seeds)?;
+        let most =
+            [("prompts", self.prompts), ("report_prompts", self.report_prompts), ("thresholds", self.thresholds)];
+        if let Some((key, n)) = most.iter().find(|(_, n)| *n > MOST) {
+            bail!("language.ioi.{key} = {n}: at most {MOST}");
+        }
         if let Some(hook) = self.hooks.iter().find(|hook| !captured.contains(hook)) {
             bail!("language.ioi.hooks has {hook}, which is not among language.capture.hooks");
         }
@@ -189,6 +207,14 @@ impl Ioi {
             bail!("language.ioi.{key} must be at least 1 or have an item");
         }
         Ok(())
+    }
+}
+
+/// Refuses a list that names something twice: its results would be there twice.
+pub(super) fn distinct<T: PartialEq + Debug>(key: &str, list: &[T]) -> Result<()> {
+    match list.iter().enumerate().find(|(i, item)| list[..*i].contains(item)) {
+        Some((_, item)) => bail!("{key} names {item:?} twice"),
+        None => Ok(()),
     }
 }
 

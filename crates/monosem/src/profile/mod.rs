@@ -13,6 +13,7 @@ use crate::text::Texts;
 
 mod claims;
 
+use claims::distinct;
 pub(crate) use claims::thresholds;
 pub use claims::{Interp, Ioi, Properties, RandomModel};
 
@@ -277,7 +278,8 @@ pub fn embedded() -> Vec<(&'static str, String)> {
 pub fn load(name: &str) -> Result<Loaded> {
     let table = layered(name, 0)?;
     let toml = toml::to_string(&table).context("a profile that cannot be printed")?;
-    let profile: Profile = toml::from_str(&toml).with_context(|| format!("profile {name:?}"))?;
+    // From the table, not from its text: line numbers of what was merged would mean nothing to a reader.
+    let profile: Profile = table.try_into().with_context(|| format!("profile {name:?}"))?;
     profile.validate().with_context(|| format!("profile {name:?}"))?;
     let stem = Path::new(name).file_stem().map_or_else(|| name.to_owned(), |s| s.to_string_lossy().into_owned());
     Ok(Loaded { name: stem, profile, toml })
@@ -385,8 +387,16 @@ impl Language {
             bail!("language.{key} must be at least 1");
         }
         positive("language.baselines.random_ratio", &[self.baselines.random_ratio])?;
+        distinct("language.capture.hooks", &self.capture.hooks)?;
+        distinct("language.sae.ratios", &self.sae.ratios)?;
+        distinct("language.sae.alphas", &self.sae.alphas)?;
         let cases = self.cases();
         if let Some(interp) = &self.interp {
+            if self.corpus.interpretation == 0.0 {
+                bail!(
+                    "language.corpus.interpretation = 0: [language.interp] needs a share of the text to interpret features on"
+                );
+            }
             interp.validate(self.corpus.context, &cases)?;
         }
         if let Some(ioi) = &self.ioi {
