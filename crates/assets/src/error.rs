@@ -16,7 +16,7 @@ pub enum AssetError {
         /// What is wrong with it.
         why: String,
         /// The valid names and forms.
-        forms: String,
+        forms: &'static str,
     },
     /// A path given by the user that is not there or is not what was asked for.
     #[error("{kind} `{path}`: {why}")]

@@ -139,8 +139,7 @@ impl FromStr for ModelSource {
     type Err = AssetError;
 
     fn from_str(given: &str) -> Result<Self, AssetError> {
-        let bad =
-            |why: String| AssetError::Source { kind: "model", given: given.into(), why, forms: MODEL_FORMS.into() };
+        let bad = |why: String| AssetError::Source { kind: "model", given: given.into(), why, forms: MODEL_FORMS };
         if given == "smollm2-135m" {
             return Ok(Self::Named(NamedModel::Smollm2_135m));
         }
@@ -158,7 +157,7 @@ impl FromStr for TextSource {
     type Err = AssetError;
 
     fn from_str(given: &str) -> Result<Self, AssetError> {
-        let bad = |why: String| AssetError::Source { kind: "text", given: given.into(), why, forms: TEXT_FORMS.into() };
+        let bad = |why: String| AssetError::Source { kind: "text", given: given.into(), why, forms: TEXT_FORMS };
         if let Some(text) = NamedText::ALL.into_iter().find(|text| text.name() == given) {
             return Ok(Self::Named(text));
         }

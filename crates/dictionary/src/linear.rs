@@ -127,7 +127,7 @@ impl LinearDictionary {
         }
     }
 
-    /// The codes of the latents named `[rows, latents]`, as they are beside all others.
+    /// The codes of the latents named (each once) `[rows, latents]`, as they are beside all others.
     ///
     /// # Panics
     /// If there is no such latent, or `x` is not as wide as the dictionary reads.
@@ -136,7 +136,22 @@ impl LinearDictionary {
         match self.activation {
             // Each latent by itself.
             Activation::Linear | Activation::Relu => self.select(latents).encode(x).to_dense(),
-            Activation::TopK { .. } => self.encode(x).to_dense().select(Axis(1), latents),
+            Activation::TopK { .. } => {
+                let mut place = vec![None; self.n_latents()];
+                for (at, latent) in latents.iter().enumerate() {
+                    place[*latent] = Some(at);
+                }
+                let codes = self.encode(x);
+                let mut chosen = Array2::zeros((x.nrows(), latents.len()));
+                for (mut row, (active, values)) in chosen.rows_mut().into_iter().zip(codes.rows()) {
+                    for (latent, value) in active.iter().zip(values) {
+                        if let Some(at) = place[*latent as usize] {
+                            row[at] = *value;
+                        }
+                    }
+                }
+                chosen
+            }
         }
     }
 

@@ -45,14 +45,21 @@ pub(crate) struct Prompts {
 }
 
 impl Prompts {
-    pub(crate) fn draw(task: &IoiTask, n: [usize; 2], seed: u64, tokenizer: &Tokenizer) -> Result<Self> {
+    /// Draws `n` prompts for choosing and for reporting, from `names` names each; 0 for all.
+    pub(crate) fn draw(task: &IoiTask, names: usize, n: [usize; 2], seed: u64, tokenizer: &Tokenizer) -> Result<Self> {
         let encode = encoder(tokenizer);
+        let task = &limited(task, names, seed, &encode)?;
         let [choose, report] = n;
         Ok(Self {
             choose: task.prompts(choose, seed, Half::Choose, &encode)?,
             report: task.prompts(report, seed, Half::Report, &encode)?,
         })
     }
+}
+
+/// The task with as many names that each half of the prompts has `names`; 0 for all.
+pub(crate) fn limited(task: &IoiTask, names: usize, seed: u64, encode: &dyn Fn(&str) -> Vec<u32>) -> Result<IoiTask> {
+    Ok(if names == 0 { task.clone() } else { task.with_names(2 * names, seed, encode)? })
 }
 
 /// Tokens of a text; none where the vocabulary cannot express it, so that the task says that of a name.

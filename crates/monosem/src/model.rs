@@ -30,20 +30,18 @@ pub enum Model {
 }
 
 impl FromStr for Model {
-    type Err = AssetError;
+    type Err = String;
 
-    fn from_str(given: &str) -> Result<Self, AssetError> {
-        if given == TOY { Ok(Self::Toy) } else { given.parse().map(Self::Asset).map_err(|error| naming(TOY, error)) }
+    fn from_str(given: &str) -> Result<Self, String> {
+        if given == TOY { Ok(Self::Toy) } else { given.parse().map(Self::Asset).map_err(|error| naming(TOY, &error)) }
     }
 }
 
-/// The error of a name that nothing has, with a name that this program adds.
-pub(crate) fn naming(added: &str, error: AssetError) -> AssetError {
+/// What is wrong with a name; where nothing has it, with the name that this program adds to those there are.
+pub(crate) fn naming(added: &str, error: &AssetError) -> String {
     match error {
-        AssetError::Source { kind, given, why, forms } => {
-            AssetError::Source { kind, given, why, forms: format!("`{added}`, {forms}") }
-        }
-        other => other,
+        AssetError::Source { .. } => format!("{error}, or `{added}`"),
+        _ => error.to_string(),
     }
 }
 
@@ -57,9 +55,9 @@ impl fmt::Display for Model {
 }
 
 impl TryFrom<String> for Model {
-    type Error = AssetError;
+    type Error = String;
 
-    fn try_from(text: String) -> Result<Self, AssetError> {
+    fn try_from(text: String) -> Result<Self, String> {
         text.parse()
     }
 }

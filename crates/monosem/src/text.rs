@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use anyhow::{Context as _, Result};
-use monosem_assets::{AssetError, Assets, Events, TextSource};
+use monosem_assets::{Assets, Events, TextSource};
 use serde::{Deserialize, Serialize};
 
 use crate::model::naming;
@@ -24,13 +24,13 @@ pub enum Text {
 }
 
 impl FromStr for Text {
-    type Err = AssetError;
+    type Err = String;
 
-    fn from_str(given: &str) -> Result<Self, AssetError> {
+    fn from_str(given: &str) -> Result<Self, String> {
         if given == TOY {
             Ok(Self::ToyLanguage)
         } else {
-            given.parse().map(Self::Asset).map_err(|error| naming(TOY, error))
+            given.parse().map(Self::Asset).map_err(|error| naming(TOY, &error))
         }
     }
 }
@@ -102,11 +102,7 @@ impl TryFrom<OneOrMany> for Texts {
         if names.is_empty() {
             return Err("the list of texts is empty".into());
         }
-        names
-            .iter()
-            .map(|name| name.parse().map_err(|error: AssetError| error.to_string()))
-            .collect::<Result<_, _>>()
-            .map(Self)
+        names.iter().map(|name| name.parse()).collect::<Result<_, _>>().map(Self)
     }
 }
 

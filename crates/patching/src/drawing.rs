@@ -109,6 +109,16 @@ impl IoiTask {
         Ok(self.single_tokens(encode)?.into_iter().map(|name| name.text).collect())
     }
 
+    /// The same task with `n` of these names only, drawn from `seed`. Where a feature stands for a name, few names need few features.
+    ///
+    /// # Errors
+    /// If there is no such name at all; that there are too few for prompts is told by [`Self::prompts`].
+    pub fn with_names(&self, n: usize, seed: u64, encode: &dyn Fn(&str) -> Vec<u32>) -> Result<Self, PatchingError> {
+        let mut names = self.single_token_names(encode)?;
+        names.shuffle(&mut rng(seed, Stream::Names));
+        Ok(Self { names: names.into_iter().take(n).map(str::to_owned).collect(), ..self.clone() })
+    }
+
     fn single_tokens(&self, encode: &dyn Fn(&str) -> Vec<u32>) -> Result<Vec<Name<'_>>, PatchingError> {
         let first = |list: &[String]| list.first().cloned().unwrap_or_default();
         // The place where an answer stands is where a name has to be one token.

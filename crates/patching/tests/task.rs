@@ -98,6 +98,8 @@ fn names_that_the_vocabulary_does_not_know_are_not_used() {
         task().single_token_names(&known).unwrap(),
         ["Ben", "Carl", "Dora", "Emil", "Fritz", "Gerd", "Ida", "Jan"]
     );
+    let few = |n| task().with_names(n, 0, &known).unwrap().names;
+    assert_eq!((few(3).len(), few(3)), (3, few(8)[..3].to_vec()));
     let error = task().single_token_names(&|_| Vec::new()).unwrap_err();
     assert!(matches!(error, PatchingError::NoSingleTokenName { n_tokens: 0, .. }), "{error}");
 }

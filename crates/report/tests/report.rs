@@ -67,13 +67,21 @@ fn interpretability(rows: &mut Vec<ResultRow>, hook: &str) {
     rows.push(row("interp", "pca", "blocks.4.hook_resid_post", "patterns=5", "interp_score", 0.3));
 }
 
+/// On prompts of all names, and once more on prompts of few.
 fn indirect_objects(rows: &mut Vec<ResultRow>, hook: &str) {
+    for names in ["", ",names=4"] {
+        indirect_objects_of(rows, hook, names);
+    }
+    rows.push(row("ioi", "model", "", "prompts=report", "ioi_accuracy", 0.98));
+}
+
+fn indirect_objects_of(rows: &mut Vec<ResultRow>, hook: &str, names: &str) {
     for (method, setting) in [("sae-tied", "ratio=4,alpha=1e-3,"), ("pca", "")] {
         for prompts in ["choose", "report"] {
             for (threshold, count, kl) in
                 [("none", 0.0, 3.0), ("1e-2", 12.0, 1.2), ("1e-3", 90.0, 0.5), ("all", 700.0, 0.4)]
             {
-                let setting = format!("{setting}prompts={prompts},seed=0,threshold={threshold}");
+                let setting = format!("{setting}prompts={prompts},seed=0,threshold={threshold}{names}");
                 rows.push(row("ioi", method, hook, &setting, "patched_features", count));
                 rows.push(row("ioi", method, hook, &setting, "edit_norm", count.sqrt()));
                 rows.push(ResultRow {
@@ -82,11 +90,10 @@ fn indirect_objects(rows: &mut Vec<ResultRow>, hook: &str) {
                     ..row("ioi", method, hook, &setting, "kl", kl)
                 });
             }
-            let setting = format!("{setting}prompts={prompts},seed=0");
+            let setting = format!("{setting}prompts={prompts},seed=0{names}");
             rows.push(row("ioi", method, hook, &setting, "features_for_half_kl", 11.0));
         }
     }
-    rows.push(row("ioi", "model", "", "prompts=report", "ioi_accuracy", 0.98));
 }
 
 /// One fragment of three tokens.
@@ -139,6 +146,8 @@ fn a_run_has_every_part() {
             "interp-blocks.4.hook-resid-post",
             "ioi-blocks.3.hook-resid-post",
             "ioi-half-blocks.3.hook-resid-post",
+            "ioi-blocks.3.hook-resid-post-4-names",
+            "ioi-half-blocks.3.hook-resid-post-4-names",
             "planted-correlated",
         ]
     );

@@ -87,6 +87,9 @@ pub(crate) struct Ioi {
     /// Names and templates: english, toy, or a TOML file of that form.
     #[arg(long, default_value = "english")]
     pub(crate) task: String,
+    /// Draw the prompts from this many names; 0 for all. A sparse dictionary spends features on each name.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) names: usize,
     /// Prompts.
     #[arg(long, default_value_t = 16, value_parser = commands::count::<10_000>)]
     pub(crate) prompts: usize,

@@ -1,6 +1,6 @@
 //! `monosem assets`.
 
-use anyhow::{Context as _, Result};
+use anyhow::{Result, bail};
 use monosem_assets::Assets;
 
 use super::Bar;
@@ -18,7 +18,7 @@ pub(crate) fn fetch(names: &[String]) -> Result<u8> {
         let path = match (name.parse::<Model>(), name.parse::<Text>()) {
             (Ok(model), _) => model.obtain(&assets, &mut |progress| bar.fetch(&progress))?,
             (_, Ok(text)) => text.obtain(&assets, &mut |progress| bar.fetch(&progress))?,
-            (Err(model), Err(text)) => return Err(text).with_context(|| model.to_string()),
+            (Err(model), Err(text)) => bail!("{model}; {text}"),
         };
         drop(bar);
         say!("{name} {}", path.display());

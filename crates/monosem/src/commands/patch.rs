@@ -66,7 +66,9 @@ pub(crate) fn ioi(args: &cli::Ioi) -> Result<u8> {
     let site = Site::open(&args.at)?;
     let task = causal::task(&args.task)?;
     ensure!(args.low <= args.high, "--low {} is above --high {}", args.low, args.high);
-    let prompts = task.prompts(args.prompts, args.seed, Half::Report, &causal::encoder(&site.tokenizer))?;
+    let encode = causal::encoder(&site.tokenizer);
+    let task = causal::limited(&task, args.names, args.seed, &encode)?;
+    let prompts = task.prompts(args.prompts, args.seed, Half::Report, &encode)?;
     let before = accuracy(&site.model, &prompts)?;
     let config =
         PatchingConfig { hook: site.hook, drop_positions: args.at.drop_positions.0.clone(), with_error_term: false };

@@ -114,11 +114,32 @@ fn methods(ioi: &Ioi) -> Vec<Method> {
     saes(false).chain(baselines).chain(with_error).collect()
 }
 
-fn name(hook: HookPoint, method: Method) -> String {
-    format!("ioi-{hook}-{}", method.slug())
+/// A dictionary patched on prompts of so many names, 0 for all.
+fn name(hook: HookPoint, names: usize, method: Method) -> String {
+    format!("ioi-{hook}{}-{}", infix(names), method.slug())
+}
+
+/// The part of a node's name that tells of the names.
+fn infix(names: usize) -> String {
+    if names == 0 { String::new() } else { format!("-{names}names") }
+}
+
+/// The part of a setting that does.
+fn of_names(names: usize) -> String {
+    if names == 0 { String::new() } else { format!(",names={names}") }
 }
 
 pub(super) fn nodes<'a>(language: &'a Language, ioi: &'a Ioi, hook: HookPoint, assets: &'a Assets) -> Vec<Node<'a>> {
+    ioi.names.iter().flat_map(|&names| nodes_of_names(language, ioi, hook, names, assets)).collect()
+}
+
+fn nodes_of_names<'a>(
+    language: &'a Language,
+    ioi: &'a Ioi,
+    hook: HookPoint,
+    names: usize,
+    assets: &'a Assets,
+) -> Vec<Node<'a>> {
     let of_method = |method: Method| {
         let shows_features = method.shows_features();
         let mut deps: Vec<String> = method.node(hook).into_iter().collect();
@@ -128,6 +149,7 @@ pub(super) fn nodes<'a>(language: &'a Language, ioi: &'a Ioi, hook: HookPoint, a
         }
         let params = json!({
             "hook": hook,
+            "names": names,
             "method": method.slug(),
             "model": model_params(&language.model, language.center_writing_weights),
             "ioi": ioi,
@@ -148,19 +170,19 @@ pub(super) fn nodes<'a>(language: &'a Language, ioi: &'a Ioi, hook: HookPoint, a
             "monosem/evaluation",
         ];
         let weight = ioi.prompts as f64 * ioi.thresholds as f64 / 2.0;
-        let mut node = super::node(name(hook, method), deps, params, &code, weight, move |ctx| {
-            run(language, ioi, hook, method, assets, ctx)
+        let mut node = super::node(name(hook, names, method), deps, params, &code, weight, move |ctx| {
+            Experiment { language, ioi, hook, names, method }.run(assets, ctx)
         });
         node.inputs = model_inputs(&language.model);
         node.inputs.extend(task_file(&ioi.task));
         node
     };
     let mut nodes: Vec<Node<'a>> = methods(ioi).into_iter().map(of_method).collect();
-    let deps = methods(ioi).into_iter().map(|method| name(hook, method)).collect();
-    let params = json!({ "hook": hook, "ioi": ioi });
+    let deps = methods(ioi).into_iter().map(|method| name(hook, names, method)).collect();
+    let params = json!({ "hook": hook, "names": names, "ioi": ioi });
     let code = ["patching", "dictionary", "monosem/nodes/ioi", "monosem/causal"];
-    let claims = format!("ioi-claims-{hook}");
-    nodes.push(super::node(claims, deps, params, &code, 5.0, move |ctx| compare(ioi, hook, ctx)));
+    let claims = format!("ioi-claims-{hook}{}", infix(names));
+    nodes.push(super::node(claims, deps, params, &code, 5.0, move |ctx| compare(ioi, hook, names, ctx)));
     nodes
 }
 
@@ -170,77 +192,91 @@ fn task_file(task: &str) -> Option<std::path::PathBuf> {
     path.is_file().then_some(path)
 }
 
-fn run(language: &Language, ioi: &Ioi, hook: HookPoint, method: Method, assets: &Assets, ctx: &Ctx<'_>) -> Result<()> {
-    let model = fetch::load(assets, &language.model, language.center_writing_weights, ctx)?;
-    let tokenizer = Tokenizer::load(&fetch::model(assets, &language.model, ctx)?)?;
-    let task = causal::task(&ioi.task)?;
-    let prompts = Prompts::draw(&task, [ioi.prompts, ioi.report_prompts], ioi.seed, &tokenizer)?;
-    let width = model.width(hook.site).with_context(|| format!("the model has no hook point {hook}"))?;
-    let dictionary = method.dictionary(language, hook, width, ctx)?;
-    let with_error_term = method.with_error();
-    let config = PatchingConfig { hook, drop_positions: language.capture.drop_positions.clone(), with_error_term };
-    let label = Label::new("ioi", method.name(), hook, method.setting());
-    let mut drawn = vec![(Half::Choose, &prompts.choose), (Half::Report, &prompts.report)];
-    drawn.retain(|(_, prompts)| !prompts.is_empty());
-    let mut descents = Vec::new();
-    let mut error_only = Vec::new();
-    let mut changes = Vec::new();
-    let runs = (drawn.len() * ioi.seeds.len()) as u64;
-    for &(half, prompts) in &drawn {
-        let patching = Patching::new(&model, &dictionary, prompts, &config)?;
-        for &seed in &ioi.seeds {
-            let selection = SelectionConfig { thresholds: ioi.grid(), seed, max_candidates: ioi.candidates() };
-            let before = descents.len() as u64;
-            let mut progress = |done: usize, total: usize| {
-                ctx.progress(before * total as u64 + done as u64, runs * total as u64, "visits");
-                if ctx.cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-            };
-            let descent = descend(&patching, half, &selection, &mut progress);
-            if descent.is_err() {
-                ctx.check()?;
+/// One dictionary patched at one place, on the prompts of so many names.
+#[derive(Clone, Copy)]
+struct Experiment<'a> {
+    language: &'a Language,
+    ioi: &'a Ioi,
+    hook: HookPoint,
+    names: usize,
+    method: Method,
+}
+
+impl Experiment<'_> {
+    fn run(self, assets: &Assets, ctx: &Ctx<'_>) -> Result<()> {
+        let Self { language, ioi, hook, names, method } = self;
+        let model = fetch::load(assets, &language.model, language.center_writing_weights, ctx)?;
+        let tokenizer = Tokenizer::load(&fetch::model(assets, &language.model, ctx)?)?;
+        let task = causal::task(&ioi.task)?;
+        let prompts = Prompts::draw(&task, names, [ioi.prompts, ioi.report_prompts], ioi.seed, &tokenizer)?;
+        let width = model.width(hook.site).with_context(|| format!("the model has no hook point {hook}"))?;
+        let dictionary = method.dictionary(language, hook, width, ctx)?;
+        let with_error_term = method.with_error();
+        let config = PatchingConfig { hook, drop_positions: language.capture.drop_positions.clone(), with_error_term };
+        let label = Label::new("ioi", method.name(), hook, method.setting());
+        let mut drawn = vec![(Half::Choose, &prompts.choose), (Half::Report, &prompts.report)];
+        drawn.retain(|(_, prompts)| !prompts.is_empty());
+        let mut descents = Vec::new();
+        let mut error_only = Vec::new();
+        let mut changes = Vec::new();
+        let runs = (drawn.len() * ioi.seeds.len()) as u64;
+        for &(half, prompts) in &drawn {
+            let patching = Patching::new(&model, &dictionary, prompts, &config)?;
+            for &seed in &ioi.seeds {
+                let selection = SelectionConfig { thresholds: ioi.grid(), seed, max_candidates: ioi.candidates() };
+                let before = descents.len() as u64;
+                let mut progress = |done: usize, total: usize| {
+                    ctx.progress(before * total as u64 + done as u64, runs * total as u64, "visits");
+                    if ctx.cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+                };
+                let descent = descend(&patching, half, &selection, &mut progress);
+                if descent.is_err() {
+                    ctx.check()?;
+                }
+                descents.push(descent?);
             }
-            descents.push(descent?);
+            if with_error_term {
+                let setting = format!("prompts={},threshold=error-only{}", name_of(half), of_names(names));
+                error_only.extend(evaluation_rows(&label.with_setting(&setting), &patching.evaluate(&[])));
+            }
+            if half == Half::Report {
+                changes = patching.feature_changes(&chosen(ioi, &descents));
+            }
         }
-        if with_error_term {
-            let setting = format!("prompts={},threshold=error-only", name_of(half));
-            error_only.extend(evaluation_rows(&label.with_setting(&setting), &patching.evaluate(&[])));
+        let mut rows = rows_of(&label, names, &descents);
+        for (half, _) in drawn {
+            let label = label.with_setting(&format!("prompts={}{}", name_of(half), of_names(names)));
+            rows.extend(readings(&label, ioi, width, &curves_of(&descents, half)));
         }
-        if half == Half::Report {
-            changes = patching.feature_changes(&chosen(ioi, &descents));
+        rows.extend(error_only);
+        if method == Method::Identity {
+            let label = Label::new("ioi", "model", hook, format!("prompts=report{}", of_names(names)));
+            rows.extend(model_rows(&label, &model, &prompts)?);
         }
+        if method.shows_features() {
+            let mut features = Vec::new();
+            if let Some(interp) = &language.interp {
+                let latents: Vec<usize> = changes.iter().map(|change| change.feature).collect();
+                let part = Part { dictionary: &dictionary, latents };
+                let vocabulary = vocabulary(&model, &tokenizer);
+                let shown = Label::new("ioi", method.name(), hook, method.setting() + &of_names(names));
+                features = what_they_fire_on(language, interp, hook, &shown, &vocabulary, part, ctx)?;
+            }
+            for (feature, change) in features.iter_mut().zip(&changes) {
+                feature.note = note(change, ioi);
+            }
+            write_features(&ctx.out().join(FEATURES), &features)?;
+        }
+        let text = serde_json::to_string(&descents)? + "\n";
+        std::fs::write(ctx.out().join(DESCENTS), text).context("cannot write the descents")?;
+        save_rows(ctx, &rows)
     }
-    let mut rows = rows_of(&label, &descents);
-    for (half, _) in drawn {
-        let label = label.with_setting(&format!("prompts={}", name_of(half)));
-        rows.extend(readings(&label, ioi, width, &curves_of(&descents, half)));
-    }
-    rows.extend(error_only);
-    if method == Method::Identity {
-        rows.extend(model_rows(hook, &model, &prompts)?);
-    }
-    if method.shows_features() {
-        let mut features = Vec::new();
-        if let Some(interp) = &language.interp {
-            let latents: Vec<usize> = changes.iter().map(|change| change.feature).collect();
-            let part = Part { dictionary: &dictionary, latents };
-            let vocabulary = vocabulary(&model, &tokenizer);
-            features = what_they_fire_on(language, interp, hook, &label, &vocabulary, part, ctx)?;
-        }
-        for (feature, change) in features.iter_mut().zip(&changes) {
-            feature.note = note(change, ioi);
-        }
-        write_features(&ctx.out().join(FEATURES), &features)?;
-    }
-    let text = serde_json::to_string(&descents)? + "\n";
-    std::fs::write(ctx.out().join(DESCENTS), text).context("cannot write the descents")?;
-    save_rows(ctx, &rows)
 }
 
 /// How well the model does the task at all.
-fn model_rows(hook: HookPoint, model: &LanguageModel, prompts: &Prompts) -> Result<Vec<ResultRow>> {
+fn model_rows(label: &Label, model: &LanguageModel, prompts: &Prompts) -> Result<Vec<ResultRow>> {
     let accuracy = accuracy(model, &prompts.report)?;
     let n = accuracy.logit_diff.len() as u64;
-    let label = Label::new("ioi", "model", hook, "prompts=report");
     let right: Vec<f64> = accuracy.logit_diff.iter().map(|diff| f64::from(u8::from(*diff > 0.0))).collect();
     Ok(vec![
         label.estimate("ioi_accuracy", over_prompts(&right), n, "1"),
@@ -265,12 +301,13 @@ fn curves_of(descents: &[Descent], half: Half) -> Vec<Curve> {
     descents.iter().filter(|descent| descent.half == half).map(Descent::curve).collect()
 }
 
-fn rows_of(label: &Label, descents: &[Descent]) -> Vec<ResultRow> {
+fn rows_of(label: &Label, names: usize, descents: &[Descent]) -> Vec<ResultRow> {
     let mut rows = Vec::new();
     for descent in descents {
         let prompts = name_of(descent.half);
         for set in &descent.sets {
-            let setting = format!("prompts={prompts},seed={},threshold={}", descent.seed, set.threshold);
+            let setting =
+                format!("prompts={prompts},seed={},threshold={}{}", descent.seed, set.threshold, of_names(names));
             rows.extend(evaluation_rows(&label.with_setting(&setting), &set.evaluation));
         }
     }
@@ -359,9 +396,9 @@ fn note(change: &FeatureChange, ioi: &Ioi) -> String {
 }
 
 /// The autoencoder against each other dictionary, and each alpha against the others' floor, on the same resamples of prompts.
-fn compare(ioi: &Ioi, hook: HookPoint, ctx: &Ctx<'_>) -> Result<()> {
+fn compare(ioi: &Ioi, hook: HookPoint, names: usize, ctx: &Ctx<'_>) -> Result<()> {
     let curves = |method: Method| -> Result<Vec<Curve>> {
-        let file = ctx.dep(&name(hook, method))?.join(DESCENTS);
+        let file = ctx.dep(&name(hook, names, method))?.join(DESCENTS);
         let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
         let descents: Vec<Descent> =
             serde_json::from_str(&text).with_context(|| format!("{} is damaged", file.display()))?;
@@ -379,7 +416,12 @@ fn compare(ioi: &Ioi, hook: HookPoint, ctx: &Ctx<'_>) -> Result<()> {
         let largest = |curves: &[Curve]| curves.iter().filter_map(|c| c.points().last()).map(|p| p.n_features).max();
         let up_to = largest(&ours).max(largest(&theirs)).unwrap_or(1).max(1);
         let other = if method.setting().is_empty() { method.name().to_owned() } else { method.slug() };
-        let label = Label::new("claims", stands.name(), hook, format!("{},against={other}", stands.setting()));
+        let label = Label::new(
+            "claims",
+            stands.name(),
+            hook,
+            format!("{},against={other}{}", stands.setting(), of_names(names)),
+        );
         let metrics = [
             ("kl_auc_difference", "1", Reading::Area { up_to }),
             ("features_for_half_kl_ratio", "1", Reading::Features),

@@ -122,6 +122,9 @@ const MOST: usize = 10_000;
 pub struct Ioi {
     /// Names and templates: `english`, `toy`, or the path of a TOML file of that form.
     pub task: String,
+    /// How many names the prompts of each half draw from, and 0 for all: the whole experiment for each. A sparse
+    /// dictionary spends features on each name, while a dense basis uses the same ones for all.
+    pub names: Vec<usize>,
     /// Where features are patched; each is also a hook point of `capture.hooks`.
     pub hooks: Vec<HookPoint>,
     /// The ratio of the autoencoders that are patched.
@@ -169,6 +172,10 @@ impl Ioi {
 
     pub(super) fn validate(&self, captured: &[HookPoint], cases: &[(f64, f32)]) -> Result<()> {
         causal::task(&self.task).context("language.ioi.task")?;
+        distinct("language.ioi.names", &self.names)?;
+        if let Some(few) = self.names.iter().find(|n| (1..3).contains(*n)) {
+            bail!("language.ioi.names has {few}: a prompt and its counterfactual need 3 names, and 0 stands for all");
+        }
         distinct("language.ioi.hooks", &self.hooks)?;
         distinct("language.ioi.alphas", &self.alphas)?;
         distinct("language.ioi.seeds", &self.seeds)?;
@@ -196,6 +203,7 @@ impl Ioi {
             self.threshold_high
         );
         let counts = [
+            ("names", self.names.len()),
             ("hooks", self.hooks.len()),
             ("report_prompts", self.report_prompts),
             ("thresholds", self.thresholds),

@@ -82,7 +82,15 @@ fn claim(row: &ResultRow) -> Option<(String, Kind)> {
         };
         return Some((format!("features of {ours} score higher than {other} (difference)"), Kind::Above(0.0)));
     }
-    let other = setting.get("against")?;
+    let other = &match setting.get("names") {
+        Some(names) => format!("{}, with {names} names", setting.get("against")?),
+        None => setting.get("against")?.to_owned(),
+    };
+    // Of two penalties the paper compares what is left with every feature patched, and no more.
+    let two_penalties = setting.get("against")?.starts_with("sae-");
+    if two_penalties && row.metric != "kl_floor_difference" {
+        return None;
+    }
     let (words, kind) = match row.metric.as_str() {
         "features_for_half_kl_ratio" => {
             (format!("{ours} undoes half of the KL with fewer features than {other} (ratio)"), Kind::Below(1.0))
@@ -96,7 +104,7 @@ fn claim(row: &ResultRow) -> Option<(String, Kind)> {
         ),
         "kl_floor_difference" => {
             let alpha = |text: &str| text.parse::<f64>().ok();
-            let (mine, theirs) = (alpha(setting.get("alpha")?)?, alpha(other.rsplit_once("-a")?.1)?);
+            let (mine, theirs) = (alpha(setting.get("alpha")?)?, alpha(setting.get("against")?.rsplit_once("-a")?.1)?);
             let kind = if mine < theirs { Kind::Below(0.0) } else { Kind::Above(0.0) };
             let which = if mine < theirs { "lower" } else { "higher" };
             (format!("{ours} has a {which} KL with every feature patched than {other} (difference)"), kind)
@@ -107,7 +115,7 @@ fn claim(row: &ResultRow) -> Option<(String, Kind)> {
 }
 
 fn name(method: &str, setting: &Setting) -> String {
-    super::label_of(method, &setting.without(&["above", "against"]))
+    super::label_of(method, &setting.without(&["above", "against", "names"]))
 }
 
 #[cfg(test)]

@@ -6,14 +6,18 @@ use super::look::{Dictionary, Looks};
 use super::{Context, Groups, Section, features, hooks_of, on_what};
 use crate::ReportError;
 use crate::chart::{AxisSpec, Panel, Point, RowChart, draw_grid, draw_rows};
+use crate::escape::html;
 use crate::row::{ResultRow, Setting};
 use crate::table;
 
 /// Keys of a setting that say what was patched, not in which dictionary.
-const MEASURED: [&str; 3] = ["prompts", "seed", "threshold"];
+const MEASURED: [&str; 4] = ["prompts", "names", "seed", "threshold"];
 
 /// With more points than this on a line, markers would hide it.
 const MOST_MARKERS: usize = 14;
+
+/// With more lines than this, bands would cover one another: the tables have the intervals.
+const MOST_BANDS: usize = 6;
 
 const READING: &str = "Prompts such as <q>When Mary and John went to the shop, John gave a drink to</q> have one sensible next word, the indirect object. A \
      second prompt has another name in its place. Features of the first prompt are set to their values on the second, and the \
@@ -32,16 +36,35 @@ pub(super) fn section(context: &Context<'_>, rows: &[&ResultRow]) -> Result<Sect
     }
     let looks = Looks::of(rows.iter().map(|r| Dictionary::of(r, &MEASURED)));
     for hook in hooks_of(&rows) {
-        let here: Vec<&ResultRow> = rows.iter().copied().filter(|r| r.hook == hook).collect();
-        let (choose, report): (Vec<&ResultRow>, Vec<&ResultRow>) =
-            here.iter().partition(|r| Setting::parse(&r.setting).get("prompts") == Some("choose"));
         section.hook_heading(&hook);
-        curves(context, &mut section, &hook, &report, &looks)?;
-        half(&mut section, &hook, &report, &looks)?;
-        tables(&mut section, &report, &choose);
+        let here: Vec<&ResultRow> = rows.iter().copied().filter(|r| r.hook == hook).collect();
+        // All names first, then ever fewer.
+        for names in table::distinct(here.iter().map(|r| Some(names_of(r)))).into_iter().rev() {
+            let (choose, report): (Vec<&ResultRow>, Vec<&ResultRow>) = here
+                .iter()
+                .filter(|r| names_of(r) == names)
+                .partition(|r| Setting::parse(&r.setting).get("prompts") == Some("choose"));
+            curves(context, &mut section, &hook, &names, &report, &looks)?;
+            half(&mut section, &hook, &names, &report, &looks)?;
+            tables(&mut section, &report, &choose);
+        }
     }
     features::browser(&mut section, "ioi", &context.features_of("ioi"));
     Ok(section)
+}
+
+/// How many names the prompts draw from; empty where from all.
+fn names_of(row: &ResultRow) -> String {
+    Setting::parse(&row.setting).get("names").unwrap_or("").to_owned()
+}
+
+/// The end of a figure's name, and of a caption's words for the prompts.
+fn told_names(names: &str) -> (String, String) {
+    if names.is_empty() {
+        (String::new(), String::new())
+    } else {
+        (format!("-{names}-names"), format!(" with no more than {} different names", html(names)))
+    }
 }
 
 fn threshold(row: &ResultRow) -> Option<String> {
@@ -53,9 +76,11 @@ fn curves(
     context: &Context<'_>,
     section: &mut Section,
     hook: &str,
+    names: &str,
     rows: &[&ResultRow],
     looks: &Looks,
 ) -> Result<(), ReportError> {
+    let (suffix, with_names) = told_names(names);
     let panels: Vec<Panel> = [
         ("patched_features", AxisSpec::log("patched features (log scale)")),
         ("edit_norm", AxisSpec::linear("size of the edit (mean norm per token)").with_zero()),
@@ -74,13 +99,13 @@ fn curves(
     let held_out = rows.iter().all(|r| Setting::parse(&r.setting).get("prompts") == Some("report"));
     let caption = format!(
         "<b>KL against what is patched</b> at {}: each line joins the sets of one dictionary, from nothing patched (0) to everything. Low and \
-         to the left is good. {} prompts{}; bands: 95 % interval.",
+         to the left is good. {} prompts{with_names}{}; bands, where there are few lines: 95 % interval.",
         on_what(context, hook),
         table::n_in_words(rows.iter().copied().filter(|r| r.metric == "kl")),
         if held_out { " that had no part in the choice of settings" } else { "" },
     );
     section.figure(
-        &format!("ioi-{hook}"),
+        &format!("ioi-{hook}{suffix}"),
         &format!("KL against patched features and size of the edit at {hook}"),
         &caption,
         draw_grid(&panels, 1, 280.0),
@@ -103,16 +128,18 @@ fn against(rows: &[&ResultRow], metric: &str, looks: &Looks) -> Vec<crate::chart
         groups.add(&dictionary.method, dictionary.setting, &Setting::parse(&row.setting), style, point);
     }
     let mut series = groups.into_series(false);
+    let few = series.len() <= MOST_BANDS;
     for s in &mut series {
         let longest = s.lines.iter().map(Vec::len).max().unwrap_or(0);
-        s.band = longest > 1;
+        s.band = few && longest > 1;
         s.markers = longest <= MOST_MARKERS;
     }
     series
 }
 
 /// How many features it takes to come half the way.
-fn half(section: &mut Section, hook: &str, rows: &[&ResultRow], looks: &Looks) -> Result<(), ReportError> {
+fn half(section: &mut Section, hook: &str, names: &str, rows: &[&ResultRow], looks: &Looks) -> Result<(), ReportError> {
+    let (suffix, with_names) = told_names(names);
     let mut found: Vec<(Dictionary, &ResultRow)> = rows
         .iter()
         .filter(|r| r.metric == "features_for_half_kl")
@@ -125,12 +152,14 @@ fn half(section: &mut Section, hook: &str, rows: &[&ResultRow], looks: &Looks) -
     let dots = found.iter().map(|(dictionary, row)| looks.row(dictionary, row, 3)).collect();
     let axis = AxisSpec::log("features that halve the KL (log scale)");
     let chart = RowChart { axis, rows: dots, references: Vec::new(), bars: false, legend: Vec::new() };
-    let caption = "<b>Features needed to halve the KL</b> between the two prompts; fewer is better. A dictionary that never gets there has no \
-                   row. Whiskers: 95 % interval over prompts.";
+    let caption = format!(
+        "<b>Features needed to halve the KL</b> between the two prompts{with_names}; fewer is better. A dictionary that never gets there has \
+         no row. Whiskers: 95 % interval over prompts."
+    );
     section.figure(
-        &format!("ioi-half-{hook}"),
+        &format!("ioi-half-{hook}{suffix}"),
         &format!("Features that halve the KL at {hook}"),
-        caption,
+        &caption,
         draw_rows(&chart),
     )
 }
