@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use ndarray::{Array1, Array2, ArrayView2, Axis, s};
-use statrs::distribution::{ContinuousCDF, StudentsT};
+use statrs::distribution::{ContinuousCDF, Normal, StudentsT};
 
 use crate::Codes;
 use crate::product::rows_times_rows;
@@ -145,6 +145,20 @@ impl Estimate {
     pub fn of_ratio(groups: &[(f64, f64)]) -> Self {
         ratio(groups.iter().copied())
     }
+
+    /// The share of `hits` among `n` independent trials, with Wilson's score interval (JASA 22, 1927), which stays between 0 and 1. Without a
+    /// trial the share is 0.
+    #[must_use]
+    pub fn of_share(hits: u64, n: u64) -> Self {
+        if n == 0 {
+            return Self { value: 0.0, interval: None };
+        }
+        let (share, n) = (hits as f64 / n as f64, n as f64);
+        let z2 = Normal::standard().inverse_cdf(1.0 - TAIL).powi(2);
+        let centre = (share + z2 / (2.0 * n)) / (1.0 + z2 / n);
+        let half = (z2 * share * (1.0 - share) / n + (z2 / (2.0 * n)).powi(2)).sqrt() / (1.0 + z2 / n);
+        Self { value: share, interval: Some((centre - half, centre + half)) }
+    }
 }
 
 fn t_quantile(degrees_of_freedom: f64) -> f64 {
@@ -263,6 +277,16 @@ mod tests {
             prop_assume!(x.rows().into_iter().all(|r| r.dot(&r) > 1e-3));
             prop_assert!((mmcs(x.view(), (&x * scale).view()) - 1.0).abs() < 1e-5);
         }
+    }
+
+    #[test]
+    fn intervals_of_shares_are_wilson_s() {
+        // statsmodels.stats.proportion.proportion_confint(22, 24, method="wilson")
+        let (low, high) = Estimate::of_share(22, 24).interval.unwrap();
+        assert!((low - 0.741_54).abs() < 1e-4 && (high - 0.976_84).abs() < 1e-4, "{low} {high}");
+        let (low, high) = Estimate::of_share(5, 5).interval.unwrap();
+        assert!(low > 0.5 && (high - 1.0).abs() < 1e-12, "{low} {high}");
+        assert_eq!(Estimate::of_share(0, 0).interval, None);
     }
 
     #[test]

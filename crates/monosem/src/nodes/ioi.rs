@@ -277,9 +277,9 @@ impl Experiment<'_> {
 fn model_rows(label: &Label, model: &LanguageModel, prompts: &Prompts) -> Result<Vec<ResultRow>> {
     let accuracy = accuracy(model, &prompts.report)?;
     let n = accuracy.logit_diff.len() as u64;
-    let right: Vec<f64> = accuracy.logit_diff.iter().map(|diff| f64::from(u8::from(*diff > 0.0))).collect();
+    let right = accuracy.logit_diff.iter().filter(|diff| **diff > 0.0).count() as u64;
     Ok(vec![
-        label.estimate("ioi_accuracy", over_prompts(&right), n, "1"),
+        label.estimate("ioi_accuracy", Estimate::of_share(right, n), n, "1"),
         label.estimate("logit_diff", over_prompts(&accuracy.logit_diff), n, "logits"),
     ])
 }
