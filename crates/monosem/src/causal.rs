@@ -77,7 +77,7 @@ pub(crate) fn encoder(tokenizer: &Tokenizer) -> impl Fn(&str) -> Vec<u32> + '_ {
 /// A set of features: why it was recorded, and what patching it does.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Set {
-    /// `all`, `none`, or the threshold in nats.
+    /// `all`, `first-N` (the N that change most), `start`, `none`, or the threshold in nats.
     pub(crate) threshold: String,
     pub(crate) features: Vec<usize>,
     pub(crate) evaluation: Evaluation,
@@ -119,6 +119,7 @@ pub(crate) fn descend(
         evaluation: accepted.evaluation,
     };
     let mut sets = vec![named("all".into(), selection.full)];
+    sets.extend(selection.wider.into_iter().map(|set| named(format!("first-{}", set.features.len()), set)));
     if screened_out > 0 {
         sets.push(named("start".into(), selection.start));
     }

@@ -63,6 +63,9 @@ pub struct Selection {
     pub full: Accepted,
     /// Candidates that screening left un-patched from the start; 0 without it.
     pub screened_out: usize,
+    /// With screening, the sets between [`Self::full`] and [`Self::start`]: twice as many candidates as the start, four times as many and so on, by
+    /// the same order; the largest first.
+    pub wider: Vec<Accepted>,
     /// The set from which un-patching started: [`Self::full`] without screening.
     pub start: Accepted,
     /// For each threshold, the set that is left after it.
@@ -77,7 +80,8 @@ impl Selection {
     /// The sets, from the largest to the smallest, each once; the empty one is the last.
     #[must_use]
     pub fn sets(&self) -> Vec<&[usize]> {
-        let all = [&self.full, &self.start].into_iter().chain(self.steps.iter().map(|(_, accepted)| accepted));
+        let first = std::iter::once(&self.full).chain(&self.wider).chain([&self.start]);
+        let all = first.chain(self.steps.iter().map(|(_, accepted)| accepted));
         let mut sets: Vec<&[usize]> = all.map(|accepted| accepted.features.as_slice()).chain([&[][..]]).collect();
         sets.dedup();
         sets
@@ -106,6 +110,9 @@ impl Patching<'_> {
         }
         let kept = self.screened(config.max_candidates);
         let screened_out = full.features.len() - kept.len();
+        let doublings = std::iter::successors(Some(kept.len().max(1)), |n| n.checked_mul(2));
+        let sizes: Vec<usize> = doublings.skip(1).take_while(|n| *n < full.features.len()).collect();
+        let wider = sizes.into_iter().rev().map(|n| accepted(self.screened(Some(n)))).collect();
         let start = if screened_out == 0 { full.clone() } else { accepted(kept) };
         let mut state = self.state(&start.features);
         let mut rng = ChaCha8Rng::seed_from_u64(config.seed);
@@ -128,7 +135,7 @@ impl Patching<'_> {
             steps.push((threshold, now));
         }
         report(progress, total, total)?;
-        Ok(Selection { full, screened_out, start, steps, empty: self.unpatched(), n_runs: state.n_runs() })
+        Ok(Selection { full, screened_out, wider, start, steps, empty: self.unpatched(), n_runs: state.n_runs() })
     }
 
     /// The candidates with the largest `sum |c_target - c| * ||f||`, ascending by latent; among equal ones the lower latent wins.

@@ -134,8 +134,11 @@ proptest! {
         let selection = patching.select(&config, &mut go_on).unwrap();
         prop_assert_eq!(selection.full.features.len(), patching.candidates().len());
         prop_assert_eq!(selection.start.features.len() + selection.screened_out, patching.candidates().len());
+        let start = selection.start.features.len();
+        prop_assert!(selection.wider.iter().rev().zip(1..).all(|(set, i)| set.features.len() == start.max(1) << i));
         let mut outer = &selection.full;
-        for accepted in std::iter::once(&selection.start).chain(selection.steps.iter().map(|(_, accepted)| accepted)) {
+        let steps = selection.steps.iter().map(|(_, accepted)| accepted);
+        for accepted in selection.wider.iter().chain([&selection.start]).chain(steps) {
             prop_assert!(accepted.features.iter().all(|feature| outer.features.contains(feature)));
             prop_assert_eq!(&accepted.evaluation, &patching.evaluate(&accepted.features));
             outer = accepted;
