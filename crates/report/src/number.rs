@@ -130,6 +130,8 @@ pub(crate) fn metric(name: &str) -> &str {
         "kl" => "KL",
         "kl_auc" => "area under KL",
         "features_for_half_kl" => "features for half the KL",
+        "edit_for_half_kl" => "edit for half the KL",
+        "kl_floor" => "KL with all patched",
         "edit_norm" => "edit norm",
         "ioi_accuracy" => "IOI accuracy",
         "logit_diff" => "logit difference",

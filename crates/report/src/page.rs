@@ -260,7 +260,6 @@ fn timings(out: &mut String, nodes: &[NodeInfo]) {
             let share =
                 if total > 0.0 && node.seconds.is_finite() { (node.seconds / total).clamp(0.0, 1.0) } else { 0.0 };
             let code = |text: &str| Cell { html: format!("<code>{}</code>", html(text)), key: None };
-            let sources: Vec<String> = node.sources.iter().map(|s| format!("<code>{}</code>", html(s))).collect();
             vec![
                 Cell { html: format!("<code id=\"node-{i}\">{}</code>", html(&node.name)), key: None },
                 Cell::number(
@@ -281,7 +280,7 @@ fn timings(out: &mut String, nodes: &[NodeInfo]) {
                     key: None,
                 },
                 code(&node.folder),
-                if sources.is_empty() { Cell::none() } else { Cell { html: sources.join("<br>"), key: None } },
+                sources(&node.sources),
             ]
         })
         .collect();
@@ -291,4 +290,14 @@ fn timings(out: &mut String, nodes: &[NodeInfo]) {
     );
     out.push_str(&table::render(&caption, &heads, &lines));
     out.push_str("</section>\n");
+}
+
+/// What a node was made from, folded away: the last nodes are made from dozens of things.
+fn sources(sources: &[String]) -> Cell {
+    if sources.is_empty() {
+        return Cell::none();
+    }
+    let listed: Vec<String> = sources.iter().map(|source| format!("<code>{}</code>", html(source))).collect();
+    let html = format!("<details><summary>{}</summary>{}</details>", listed.len(), listed.join("<br>"));
+    Cell { html, key: Some(listed.len() as f64) }
 }

@@ -169,7 +169,8 @@ fn nodes_of_names<'a>(
             "monosem/interpretation",
             "monosem/evaluation",
         ];
-        let weight = ioi.prompts as f64 * ioi.thresholds as f64 / 2.0;
+        let prompts = (ioi.prompts + ioi.report_prompts) * ioi.seeds.len();
+        let weight = (prompts * ioi.thresholds) as f64 / 3.0;
         let mut node = super::node(name(hook, names, method), deps, params, &code, weight, move |ctx| {
             Experiment { language, ioi, hook, names, method }.run(assets, ctx)
         });
@@ -254,22 +255,51 @@ impl Experiment<'_> {
             rows.extend(model_rows(&label, &model, &prompts)?);
         }
         if method.shows_features() {
-            let mut features = Vec::new();
-            if let Some(interp) = &language.interp {
-                let latents: Vec<usize> = changes.iter().map(|change| change.feature).collect();
-                let part = Part { dictionary: &dictionary, latents };
-                let vocabulary = vocabulary(&model, &tokenizer);
-                let shown = Label::new("ioi", method.name(), hook, method.setting() + &of_names(names));
-                features = what_they_fire_on(language, interp, hook, &shown, &vocabulary, part, ctx)?;
-            }
-            for (feature, change) in features.iter_mut().zip(&changes) {
-                feature.note = note(change, ioi);
-            }
+            let features = match &language.interp {
+                Some(interp) => {
+                    let vocabulary = vocabulary(&model, &tokenizer);
+                    self.what_they_fire_on(interp, &dictionary, &changes, &vocabulary, ctx)?
+                }
+                None => Vec::new(),
+            };
             write_features(&ctx.out().join(FEATURES), &features)?;
         }
         let text = serde_json::to_string(&descents)? + "\n";
         std::fs::write(ctx.out().join(DESCENTS), text).context("cannot write the descents")?;
         save_rows(ctx, &rows)
+    }
+
+    /// What the features that change fire on, in text that has nothing to do with the prompts.
+    fn what_they_fire_on(
+        self,
+        interp: &Interp,
+        dictionary: &LinearDictionary,
+        changes: &[FeatureChange],
+        vocabulary: &Vocabulary,
+        ctx: &Ctx<'_>,
+    ) -> Result<Vec<FeatureExample>> {
+        let Self { language, ioi, hook, names, method } = self;
+        let contexts = Contexts::load(&ctx.dep(corpus::NAME)?.join("interpretation.safetensors"))?;
+        let cut = Cut::new(&contexts, interp.fragment, interp.fragments, &language.capture.drop_positions)?;
+        let store = Store::open(&ctx.dep(capture::INTERPRETATION)?.join(capture::STORE))?.hook(hook)?;
+        let norm_limit = sae::rows(language, hook, capture::TRAIN, ctx)?.norm_limit();
+        let part = Part { dictionary, latents: changes.iter().map(|change| change.feature).collect() };
+        let mut step = |_| Ok(ctx.check()?);
+        let gathered = cut.gather(&mut stored(&store, &cut), norm_limit, &[part], &interp.gather(), &mut step)?;
+        let settings = Settings {
+            vocabulary,
+            patterns: interp.patterns,
+            budgets: vec![Budget::Patterns(interp.headline)],
+            headline: interp.headline,
+            seed: interp.seed,
+        };
+        let label = Label::new("ioi", method.name(), hook, method.setting() + &of_names(names));
+        let explained = gathered.into_iter().flat_map(|examples| settings.explain(&cut.fragments, examples));
+        let shown = explained.zip(changes).map(|(feature, change)| FeatureExample {
+            note: note(change, ioi),
+            ..settings.example(&label, &cut.fragments, &feature)
+        });
+        Ok(shown.collect())
     }
 }
 
@@ -357,33 +387,6 @@ fn chosen(ioi: &Ioi, descents: &[Descent]) -> Vec<usize> {
     }
     chosen.truncate(ioi.examples);
     chosen
-}
-
-/// What latents of a dictionary fire on.
-fn what_they_fire_on(
-    language: &Language,
-    interp: &Interp,
-    hook: HookPoint,
-    label: &Label,
-    vocabulary: &Vocabulary,
-    part: Part<'_>,
-    ctx: &Ctx<'_>,
-) -> Result<Vec<FeatureExample>> {
-    let contexts = Contexts::load(&ctx.dep(corpus::NAME)?.join("interpretation.safetensors"))?;
-    let cut = Cut::new(&contexts, interp.fragment, interp.fragments, &language.capture.drop_positions)?;
-    let store = Store::open(&ctx.dep(capture::INTERPRETATION)?.join(capture::STORE))?.hook(hook)?;
-    let norm_limit = sae::rows(language, hook, capture::TRAIN, ctx)?.norm_limit();
-    let mut step = |_| Ok(ctx.check()?);
-    let gathered = cut.gather(&mut stored(&store, &cut), norm_limit, &[part], &interp.gather(), &mut step)?;
-    let settings = Settings {
-        vocabulary,
-        patterns: interp.patterns,
-        budgets: vec![Budget::Patterns(interp.headline)],
-        headline: interp.headline,
-        seed: interp.seed,
-    };
-    let explained = gathered.into_iter().flat_map(|examples| settings.explain(&cut.fragments, examples));
-    Ok(explained.map(|feature| settings.example(label, &cut.fragments, &feature)).collect())
 }
 
 /// Where the feature's code differs between a prompt and its counterfactual, in words.

@@ -99,7 +99,7 @@ fn curves(
     let held_out = rows.iter().all(|r| Setting::parse(&r.setting).get("prompts") == Some("report"));
     let caption = format!(
         "<b>KL against what is patched</b> at {}: each line joins the sets of one dictionary, from nothing patched (0) to everything. Low and \
-         to the left is good. {} prompts{with_names}{}; bands, where there are few lines: 95 % interval.",
+         to the left is good. {} prompts{with_names}{}; whiskers, and bands where there are few lines: 95 % interval.",
         on_what(context, hook),
         table::n_in_words(rows.iter().copied().filter(|r| r.metric == "kl")),
         if held_out { " that had no part in the choice of settings" } else { "" },
