@@ -169,8 +169,8 @@ fn nodes_of_names<'a>(
             "monosem/interpretation",
             "monosem/evaluation",
         ];
-        let prompts = (ioi.prompts + ioi.report_prompts) * ioi.seeds.len();
-        let weight = (prompts * ioi.thresholds) as f64 / 3.0;
+        // Sets shrink from threshold to threshold, so that their number matters little.
+        let weight = 3.0 * ((ioi.prompts + ioi.report_prompts) * ioi.seeds.len()) as f64;
         let mut node = super::node(name(hook, names, method), deps, params, &code, weight, move |ctx| {
             Experiment { language, ioi, hook, names, method }.run(assets, ctx)
         });
