@@ -1,4 +1,4 @@
-use ndarray::{Array1, Array2, ArrayView2, Axis, concatenate, s};
+use ndarray::{Array1, Array2, ArrayView2, Axis, concatenate};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
@@ -109,22 +109,6 @@ impl LinearDictionary {
         let gain = if with_itself > 0.0 { (with_x / with_itself) as f32 } else { 1.0 };
         self.w_dec.mapv_inplace(|w| w * gain);
         gain
-    }
-
-    /// The first `n` latents only.
-    ///
-    /// # Panics
-    /// If there are fewer.
-    #[must_use]
-    pub fn first(&self, n: usize) -> Self {
-        assert!(n <= self.n_latents(), "{n} of {} latents", self.n_latents());
-        Self {
-            w_enc: self.w_enc.slice(s![..n, ..]).to_owned(),
-            b_enc: self.b_enc.slice(s![..n]).to_owned(),
-            w_dec: self.w_dec.slice(s![..n, ..]).to_owned(),
-            b_dec: self.b_dec.clone(),
-            activation: self.activation,
-        }
     }
 
     /// The codes of the latents named (each once) `[rows, latents]`, as they are beside all others.

@@ -157,7 +157,7 @@ impl Estimate {
         let z2 = Normal::standard().inverse_cdf(1.0 - TAIL).powi(2);
         let centre = (share + z2 / (2.0 * n)) / (1.0 + z2 / n);
         let half = (z2 * share * (1.0 - share) / n + (z2 / (2.0 * n)).powi(2)).sqrt() / (1.0 + z2 / n);
-        Self { value: share, interval: Some((centre - half, centre + half)) }
+        Self { value: share, interval: Some(((centre - half).max(0.0), (centre + half).min(1.0))) }
     }
 }
 
@@ -286,6 +286,7 @@ mod tests {
         assert!((low - 0.741_54).abs() < 1e-4 && (high - 0.976_84).abs() < 1e-4, "{low} {high}");
         let (low, high) = Estimate::of_share(5, 5).interval.unwrap();
         assert!(low > 0.5 && (high - 1.0).abs() < 1e-12, "{low} {high}");
+        assert!((1..200).all(|n| Estimate::of_share(n, n).interval.is_some_and(|(_, high)| high <= 1.0)));
         assert_eq!(Estimate::of_share(0, 0).interval, None);
     }
 
