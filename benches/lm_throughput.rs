@@ -2,7 +2,7 @@
 //!
 //! `cargo bench --bench lm_throughput [-- --json]` takes SmolLM2-135M through 18 layers. In the same run, alternating with it, the `gemm` crate
 //! computes only the linear products of those layers, whole batch at once. `share` is the one rate over the other: 1 would mean that attention,
-//! normalisation, activation and memory traffic cost nothing. GFLOP/s counts the linear products only, in both. Without `--bench` (as under `cargo test`) one small
+//! normalisation, activation and memory traffic cost nothing; with the model's maps in bf16 (a line of its own) it may be above 1. GFLOP/s counts the linear products only, in both. Without `--bench` (as under `cargo test`) one small
 //! pass through a tiny checkpoint shows that the bench still works.
 
 use std::hint::black_box;
@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use gemm::Parallelism;
 use monosem_hooks::{HookPoint, HookedModel, Site};
-use monosem_lm::{Config, LanguageModel, LoadOptions};
+use monosem_lm::{Config, LanguageModel, LoadOptions, Precision};
 use ndarray::Array2;
 
 struct Case {
@@ -29,14 +29,20 @@ fn main() {
         measure("llama-tiny", &load(tiny), &Case { batch: 2, positions: 16, layers: 1, rounds: 1 }, true);
         return;
     }
-    let model = load(&smollm2());
+    let models = load(&smollm2());
     for (batch, positions, rounds) in [(8, 128, 9), (1, 128, 25), (2, 1024, 5)] {
-        measure("smollm2-135m", &model, &Case { batch, positions, layers: 18, rounds }, flag("--json"));
+        measure("smollm2-135m", &models, &Case { batch, positions, layers: 18, rounds }, flag("--json"));
     }
 }
 
-fn load(path: &Path) -> LanguageModel {
-    LanguageModel::load(path, &LoadOptions::default()).unwrap_or_else(|e| panic!("{e}"))
+const PRECISIONS: [(&str, Precision); 2] = [("f32", Precision::F32), ("bf16", Precision::Bf16)];
+
+/// The model in either precision.
+fn load(path: &Path) -> [LanguageModel; 2] {
+    PRECISIONS.map(|(_, precision)| {
+        let options = LoadOptions { precision, ..LoadOptions::default() };
+        LanguageModel::load(path, &options).unwrap_or_else(|e| panic!("{e}"))
+    })
 }
 
 /// The model file: `MONOSEM_SMOLLM2_GGUF`, or where `cargo xtask test` puts it.
@@ -57,13 +63,13 @@ fn products(c: &Config) -> [(usize, usize); 4] {
     [(c.d_model, d_query + 2 * d_key), (d_query, c.d_model), (c.d_model, 2 * c.d_mlp), (c.d_mlp, c.d_model)]
 }
 
-fn measure(name: &str, model: &LanguageModel, case: &Case, json: bool) {
+fn measure(name: &str, models: &[LanguageModel; 2], case: &Case, json: bool) {
     let &Case { batch, positions, layers, rounds } = case;
-    let (rows, shapes) = (batch * positions, products(model.config()));
-    let tokens =
-        Array2::from_shape_fn((batch, positions), |(i, j)| ((i * 7919 + j * 104_729) % model.d_vocab()) as u32);
+    let (rows, shapes) = (batch * positions, products(models[0].config()));
+    let d_vocab = models[0].d_vocab();
+    let tokens = Array2::from_shape_fn((batch, positions), |(i, j)| ((i * 7919 + j * 104_729) % d_vocab) as u32);
     let last = HookPoint::new(layers - 1, Site::ResidPost);
-    let pass = || {
+    let pass = |model: &LanguageModel| {
         let result = model.forward(tokens.view(), &mut |point, activations| {
             black_box(&activations);
             if point == last { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
@@ -84,30 +90,35 @@ fn measure(name: &str, model: &LanguageModel, case: &Case, json: bool) {
         }
         black_box(&y);
     };
-    pass();
+    models.iter().for_each(pass);
     bare();
-    let (mut model_seconds, mut gemm_seconds) = (Vec::new(), Vec::new());
+    let (mut model_seconds, mut gemm_seconds) = ([Vec::new(), Vec::new()], Vec::new());
     for _ in 0..rounds {
-        model_seconds.push(seconds(pass));
+        for (model, seconds_of) in models.iter().zip(&mut model_seconds) {
+            seconds_of.push(seconds(|| pass(model)));
+        }
         gemm_seconds.push(seconds(&mut bare));
     }
-    // The share of every round apart: what else the machine does disturbs both halves of a round alike.
-    let shares: Vec<f64> = model_seconds.iter().zip(&gemm_seconds).map(|(m, g)| g / m).collect();
-    let (model_time, gemm_time, share) = (median(model_seconds), median(gemm_seconds), median(shares));
     let flop = (layers * rows) as f64 * shapes.iter().map(|&(d_in, d_out)| 2.0 * (d_in * d_out) as f64).sum::<f64>();
-    let (tokens_per_s, gflops, gemm_gflops) =
-        (rows as f64 / model_time, flop / model_time / 1e9, flop / gemm_time / 1e9);
+    let gemm_gflops = flop / median(gemm_seconds.clone()) / 1e9;
     let case = format!("{name} {batch}x{positions} {layers} layers");
-    if json {
-        let line = serde_json::json!({
-            "bench": "lm_throughput", "case": case, "tokens_per_s": tokens_per_s, "gflops": gflops, "gemm_gflops": gemm_gflops, "share": share
-        });
-        println!("{line}");
-    } else {
-        let percent = 100.0 * share;
-        println!(
-            "{case}: {tokens_per_s:.0} tokens/s, {gflops:.1} GFLOP/s of gemm's {gemm_gflops:.1}, share {percent:.1} %"
-        );
+    for ((precision, _), seconds) in PRECISIONS.iter().zip(model_seconds) {
+        // The share of every round apart: what else the machine does disturbs all parts of a round alike.
+        let share = median(seconds.iter().zip(&gemm_seconds).map(|(m, g)| g / m).collect());
+        let time = median(seconds);
+        let (tokens_per_s, gflops) = (rows as f64 / time, flop / time / 1e9);
+        if json {
+            let line = serde_json::json!({
+                "bench": "lm_throughput", "case": case, "precision": precision, "tokens_per_s": tokens_per_s, "gflops": gflops,
+                "gemm_gflops": gemm_gflops, "share": share
+            });
+            println!("{line}");
+        } else {
+            let percent = 100.0 * share;
+            println!(
+                "{case} {precision}: {tokens_per_s:.0} tokens/s, {gflops:.1} GFLOP/s of gemm's {gemm_gflops:.1}, share {percent:.1} %"
+            );
+        }
     }
 }
 

@@ -9,9 +9,10 @@ use serde_json::Value;
 const MAX_LINES: usize = 600;
 
 /// The arrows of ARCHITECTURE.md: a crate's folder, and the folders of what it may depend on. `monosem` may use all.
-const ARROWS: [(&str, &[&str]); 12] = [
+const ARROWS: [(&str, &[&str]); 13] = [
     ("hooks", &[]),
-    ("lm", &["hooks"]),
+    ("bf16", &[]),
+    ("lm", &["hooks", "bf16"]),
     ("assets", &[]),
     ("corpus", &[]),
     ("activations", &["hooks"]),
@@ -25,7 +26,7 @@ const ARROWS: [(&str, &[&str]); 12] = [
 ];
 
 /// Crates with matrix products on raw slices, SIMD kernels or memory maps.
-const MAY_BE_UNSAFE: [&str; 6] = ["lm", "activations", "corpus", "dictionary", "decompose", "sae"];
+const MAY_BE_UNSAFE: [&str; 7] = ["bf16", "lm", "activations", "corpus", "dictionary", "decompose", "sae"];
 
 /// Packages that are the end of the line: a program, not a library that others build on.
 const MAY_USE_ANYHOW: [&str; 2] = ["monosem", "xtask"];

@@ -57,5 +57,5 @@ mod weights;
 
 pub use config::{Activation, Config, Family, Rope, RopeScaling};
 pub use error::LmError;
-pub use model::{LanguageModel, LoadOptions};
+pub use model::{LanguageModel, LoadOptions, Precision};
 pub use tokenizer::Tokenizer;

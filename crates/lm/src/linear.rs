@@ -1,5 +1,10 @@
 //! Affine maps and the weights they are made of.
 
+use std::cell::RefCell;
+
+use monosem_bf16::{Columns, Kernel, Rows, Store};
+use rayon::prelude::*;
+
 use crate::LmError;
 use crate::product::{Into, Matrix, product};
 use crate::weights::{Source, transpose};
@@ -8,6 +13,8 @@ use crate::weights::{Source, transpose};
 #[derive(Clone)]
 pub(crate) struct Linear {
     pub(crate) weight: Vec<f32>,
+    /// The weight in bf16, where products are to be computed in that.
+    rounded: Option<Columns>,
     pub(crate) bias: Option<Vec<f32>>,
     pub(crate) d_in: usize,
     pub(crate) d_out: usize,
@@ -26,14 +33,14 @@ impl Linear {
     ) -> Result<Self, LmError> {
         let weight = source.read(&format!("{name}.weight"), &[d_out, d_in])?;
         let bias = if bias { Some(source.read(&format!("{name}.bias"), &[d_out])?) } else { None };
-        Ok(Self { weight, bias, d_in, d_out, parts: vec![d_out] })
+        Ok(Self { weight, rounded: None, bias, d_in, d_out, parts: vec![d_out] })
     }
 
     /// Reads a map whose weight the file keeps as `[d_in, d_out]` (GPT-2's `Conv1D`).
     pub(crate) fn read_transposed(source: &dyn Source, name: &str, d_in: usize, d_out: usize) -> Result<Self, LmError> {
         let weight = transpose(&source.read(&format!("{name}.weight"), &[d_in, d_out])?, d_in, d_out);
         let bias = Some(source.read(&format!("{name}.bias"), &[d_out])?);
-        Ok(Self { weight, bias, d_in, d_out, parts: vec![d_out] })
+        Ok(Self { weight, rounded: None, bias, d_in, d_out, parts: vec![d_out] })
     }
 
     /// One map whose outputs are those of several maps of the same input, one after the other.
@@ -64,9 +71,13 @@ impl Linear {
         self
     }
 
+    /// From now on products are computed in bf16, from the weight as it is now.
+    pub(crate) fn round(&mut self) {
+        self.rounded.get_or_insert_default().set(&self.weight, self.d_in);
+    }
+
     /// Applies the map to rows `x` `[rows, d_in]`, into `y` `[rows, d_out]`, on at most `threads` threads.
     pub(crate) fn apply(&self, x: &[f32], y: &mut [f32], threads: usize) {
-        let rows = x.len() / self.d_in;
         let into = match &self.bias {
             Some(bias) => {
                 y.chunks_exact_mut(self.d_out).for_each(|row| row.copy_from_slice(bias));
@@ -74,8 +85,33 @@ impl Linear {
             }
             None => Into::Replace,
         };
-        let weight = Matrix::new(&self.weight, self.d_out, self.d_in).transposed();
-        product(y, Matrix::new(x, rows, self.d_in), weight, into, threads);
+        match &self.rounded {
+            None => {
+                let weight = Matrix::new(&self.weight, self.d_out, self.d_in).transposed();
+                product(y, Matrix::new(x, x.len() / self.d_in, self.d_in), weight, into, threads);
+            }
+            Some(weight) => self.apply_rounded(weight, x, y, into, threads),
+        }
+    }
+
+    fn apply_rounded(&self, weight: &Columns, x: &[f32], y: &mut [f32], into: Into, threads: usize) {
+        thread_local! {
+            static ROUNDED: RefCell<Rows> = RefCell::default();
+        }
+        let (kernel, store) = (Kernel::detect(), if into == Into::Add { Store::Add } else { Store::Replace });
+        let apply = |x: &[f32], y: &mut [f32]| {
+            ROUNDED.with_borrow_mut(|rounded| {
+                rounded.set(x, self.d_in);
+                monosem_bf16::product(kernel, rounded, weight, y, self.d_out, store);
+            });
+        };
+        if threads <= 1 {
+            return apply(x, y);
+        }
+        // A value is the sum over one row and one column, whichever rows it is computed with.
+        let rows = (x.len() / self.d_in).div_ceil(threads).max(1);
+        let pieces = x.par_chunks(rows * self.d_in).zip(y.par_chunks_mut(rows * self.d_out));
+        pieces.for_each(|(x, y)| apply(x, y));
     }
 
     /// Subtracts the mean over the outputs, so that what the map adds to a residual stream has mean zero.

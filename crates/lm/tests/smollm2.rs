@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use monosem_hooks::{HookPoint, HookedModel, Site};
-use monosem_lm::{Family, LanguageModel, LoadOptions, Tokenizer};
+use monosem_lm::{Family, LanguageModel, LoadOptions, Precision, Tokenizer};
 use ndarray::{Array2, Array3, s};
 
 const PROMPT: &str = "When Mary and John went to the store, John gave a drink to";
@@ -117,4 +117,28 @@ fn passes_agree_whatever_the_padding_the_batch_and_the_threads() {
     let norm = |x: &Array3<f32>| x.iter().map(|v| v * v).sum::<f32>().sqrt();
     let difference = &alone - &one.slice(s![1..2, .., ..]);
     assert!(norm(&difference) < 1e-5 * norm(&alone), "{} of {}", norm(&difference), norm(&alone));
+}
+
+#[test]
+fn bf16_moves_activations_by_little() {
+    let layer = HookPoint::new(17, Site::ResidPost);
+    let tokens = Array2::from_shape_vec((1, IDS.len()), IDS.to_vec()).unwrap();
+    let [exact, rounded] = [Precision::F32, Precision::Bf16].map(|precision| {
+        let model = LanguageModel::load(&file(), &LoadOptions { precision, ..LoadOptions::default() }).unwrap();
+        let mut found = None;
+        let _ = model.forward(tokens.view(), &mut |point, x| {
+            if point == layer {
+                found = Some(x.to_owned());
+                return ControlFlow::Break(());
+            }
+            ControlFlow::Continue(())
+        });
+        found.unwrap()
+    });
+    let norm = |x: &Array3<f32>| x.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
+    // Position 0 is an attention sink whose norm would hide the others.
+    let (exact, rounded) = (exact.slice(s![.., 1.., ..]).to_owned(), rounded.slice(s![.., 1.., ..]).to_owned());
+    let relative = norm(&(&rounded - &exact)) / norm(&exact);
+    println!("relative error {relative:e}");
+    assert!(relative > 0.0 && relative < 0.01, "{relative}");
 }

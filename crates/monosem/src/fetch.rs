@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use monosem_assets::{Assets, Progress};
 use monosem_graph::Ctx;
-use monosem_lm::{LanguageModel, LoadOptions};
+use monosem_lm::{LanguageModel, LoadOptions, Precision};
 
 use crate::model::Model;
 use crate::text::{Text, Texts};
@@ -30,10 +30,21 @@ pub(crate) fn texts(assets: &Assets, texts: &Texts, ctx: &Ctx<'_>) -> Result<Vec
     texts.0.iter().map(obtain).collect()
 }
 
-/// Loads a model for a node.
+/// Loads a model for a node, in full precision.
 pub(crate) fn load(assets: &Assets, model: &Model, centred: bool, ctx: &Ctx<'_>) -> Result<LanguageModel> {
+    load_in(Precision::F32, assets, model, centred, ctx)
+}
+
+/// Loads a model for a node.
+pub(crate) fn load_in(
+    precision: Precision,
+    assets: &Assets,
+    model: &Model,
+    centred: bool,
+    ctx: &Ctx<'_>,
+) -> Result<LanguageModel> {
     let path = self::model(assets, model, ctx)?;
-    Ok(LanguageModel::load(&path, &LoadOptions { center_writing_weights: centred })?)
+    Ok(LanguageModel::load(&path, &LoadOptions { center_writing_weights: centred, precision })?)
 }
 
 /// Passes the progress of a fetch on.

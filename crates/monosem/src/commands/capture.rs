@@ -11,7 +11,7 @@ use monosem_lm::{LanguageModel, LoadOptions, Tokenizer};
 
 use super::Bar;
 use crate::cli;
-use crate::output::say;
+use crate::output::{note, say};
 use crate::text::{Text, Texts};
 use crate::{exit, interrupt};
 
@@ -23,7 +23,11 @@ pub(crate) fn capture(args: cli::Capture) -> Result<u8> {
     interrupt::listen()?;
     let assets = Assets::from_env()?;
     let files = args.model.obtain(&assets, &mut |progress| Bar::new("model").fetch(&progress))?;
-    let model = LanguageModel::load(&files, &LoadOptions { center_writing_weights: args.centered })?;
+    let model =
+        LanguageModel::load(&files, &LoadOptions { center_writing_weights: args.centered, precision: args.precision })?;
+    if !args.precision.is_native() {
+        note!("this processor has no AVX512-BF16: bf16 is slower than f32 here");
+    }
     // Token ids need no tokenizer, and a model folder need not have one.
     let tokenizer = match args.tokens_from.ids {
         Some(_) => Tokenizer::load(&files).ok(),

@@ -40,7 +40,10 @@ impl Site {
         }
         let assets = Assets::from_env()?;
         let files = at.model.obtain(&assets, &mut |progress| Bar::new("model").fetch(&progress))?;
-        let model = LanguageModel::load(&files, &LoadOptions { center_writing_weights: at.centered })?;
+        let model = LanguageModel::load(
+            &files,
+            &LoadOptions { center_writing_weights: at.centered, ..LoadOptions::default() },
+        )?;
         let tokenizer = Tokenizer::load(&files)?;
         let width = model.width(hook.site).filter(|_| hook.layer < model.n_layers());
         let width = width.with_context(|| format!("{} has no hook point {hook}", at.model))?;

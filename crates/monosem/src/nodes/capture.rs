@@ -83,7 +83,8 @@ fn of_job<'a>(language: &'a Language, assets: &'a Assets, job: Job) -> Node<'a> 
 
 fn run(language: &Language, assets: &Assets, job: &Job, ctx: &Ctx<'_>) -> Result<()> {
     let files = fetch::model(assets, &language.model, ctx)?;
-    let mut model = fetch::load(assets, &language.model, language.center_writing_weights, ctx)?;
+    let precision = language.capture.precision;
+    let mut model = fetch::load_in(precision, assets, &language.model, language.center_writing_weights, ctx)?;
     let tokenizer = Tokenizer::load(&files)?;
     let contexts = Contexts::load(&ctx.dep(corpus::NAME)?.join(format!("{}.safetensors", job.split)))?;
     let mut n = contexts.tokens.nrows();

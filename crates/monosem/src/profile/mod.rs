@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use monosem_activations::Dtype;
 use monosem_hooks::HookPoint;
+use monosem_lm::Precision;
 use monosem_sae::{AdamMode, TrainConfig};
 use serde::{Deserialize, Serialize};
 
@@ -112,6 +113,9 @@ pub struct Capture {
     pub hooks: Vec<HookPoint>,
     /// Stored number format.
     pub dtype: Dtype,
+    /// What the model's maps are computed in: `bf16` takes about half the time where the processor has AVX512-BF16, and moves activations by half a
+    /// percent.
+    pub precision: Precision,
     /// Positions of a context left out of training, scaling and metrics: position 0 is an attention sink whose norm is far above the
     /// rest.
     pub drop_positions: Vec<usize>,
