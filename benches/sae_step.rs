@@ -1,16 +1,17 @@
 //! Milliseconds of a training step against those of its one dense product, the encoder's.
 //!
 //! `cargo bench --bench sae_step` prints a line per case; with `-- --json` a JSON object per line: `{bench, family, precision, d, n_latents, batch, l0,
-//! threads, step_ms, gemm_ms, ratio, peak_bytes}`. Another argument selects cases: `n_latents=2304`, `l0=32`, `l0=start` (the first steps of a run,
+//! threads, step_ms, gemm_ms, ratio, peak_bytes}`. Another argument selects cases: `n_latents=2304`, `l0=32`, `bf16`, `l0=start` (the first steps of a run,
 //! where about half of all codes are active and the dense path is taken). Without `--bench` among the arguments, as cargo runs it in a test, one tiny case runs.
 //! Steps and products alternate, so that both see the same machine, and medians are reported.
 
 use std::time::Instant;
 
-use monosem_sae::{AdamMode, Planted, PlantedConfig, StepPath, TiedSae, TrainConfig, TrainStep};
+use monosem_sae::{AdamMode, Planted, PlantedConfig, Precision, StepPath, TiedSae, TrainConfig, TrainStep};
 use ndarray::Array2;
 
 struct Case {
+    precision: Precision,
     d: usize,
     n_latents: usize,
     batch: usize,
@@ -30,20 +31,19 @@ fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     let asked = |what: &str| arguments.iter().any(|a| a == what);
     let cases = if asked("--bench") {
-        let case = |n_latents, l0| Case { d: 576, n_latents, batch: 2048, l0, measured: 25 };
-        vec![
-            case(2304, Some(32.0)),
-            case(2304, Some(64.0)),
-            case(9216, Some(32.0)),
-            case(9216, Some(64.0)),
-            case(2304, None),
-        ]
+        let case = |n_latents, l0, precision| Case { precision, d: 576, n_latents, batch: 2048, l0, measured: 25 };
+        let both = [Precision::F32, Precision::Bf16];
+        let sizes = [(2304, 32.0), (2304, 64.0), (9216, 32.0), (9216, 64.0)];
+        let sparse = sizes.iter().flat_map(|&(n, l0)| both.map(|precision| case(n, Some(l0), precision)));
+        sparse.chain([case(2304, None, Precision::F32)]).collect()
     } else {
-        vec![Case { d: 24, n_latents: 48, batch: 64, l0: Some(6.0), measured: 2 }]
+        vec![Case { precision: Precision::Bf16, d: 24, n_latents: 48, batch: 64, l0: Some(6.0), measured: 2 }]
     };
     let filter = arguments.iter().skip(1).find(|a| !a.starts_with('-'));
     for case in cases {
-        let id = format!("n_latents={},l0={}", case.n_latents, case.l0.map_or("start".into(), |l0| l0.to_string()));
+        let precision = if case.precision == Precision::Bf16 { "bf16" } else { "f32" };
+        let l0 = case.l0.map_or("start".into(), |l0| l0.to_string());
+        let id = format!("n_latents={},l0={l0},{precision}", case.n_latents);
         if filter.is_some_and(|filter| !id.contains(filter.as_str())) {
             continue;
         }
@@ -53,13 +53,13 @@ fn main() {
         let Line { l0, step_ms, gemm_ms, peak_bytes } = line;
         if asked("--json") {
             let json = serde_json::json!({
-                "bench": "sae_step", "family": "tied", "precision": "f32", "d": d, "n_latents": n_latents, "batch": batch, "l0": l0,
+                "bench": "sae_step", "family": "tied", "precision": precision, "d": d, "n_latents": n_latents, "batch": batch, "l0": l0,
                 "threads": threads, "step_ms": step_ms, "gemm_ms": gemm_ms, "ratio": ratio, "peak_bytes": peak_bytes,
             });
             println!("{json}");
         } else {
             println!(
-                "sae_step tied f32 d {d} n_latents {n_latents} batch {batch} l0 {l0:.1} threads {threads}: step {step_ms:.2} ms, \
+                "sae_step tied {precision} d {d} n_latents {n_latents} batch {batch} l0 {l0:.1} threads {threads}: step {step_ms:.2} ms, \
                  encoder product {gemm_ms:.2} ms, ratio {ratio:.2}, {:.0} vectors/s, {:.0} MB",
                 batch as f64 / step_ms * 1e3,
                 peak_bytes as f64 / 1e6
@@ -69,7 +69,7 @@ fn main() {
 }
 
 fn measure(case: &Case) -> Line {
-    let Case { d, n_latents, batch, l0, measured } = *case;
+    let Case { precision, d, n_latents, batch, l0, measured } = *case;
     // As many true features as latents, their frequencies falling off as those of real activations do.
     let data = Planted::new(PlantedConfig {
         d_in: d,
@@ -90,6 +90,7 @@ fn measure(case: &Case) -> Line {
         batch,
         steps: u64::MAX,
         adam: AdamMode::Standard,
+        precision,
         lr_warmup_steps: 0,
         lr_decay_steps: 0,
         seed: 1,

@@ -8,7 +8,7 @@ use monosem_decompose::{Moments, Pca};
 use monosem_dictionary::{Dictionary, Evaluation, Evaluator, LinearDictionary, column_mean};
 use monosem_hooks::{HookPoint, HookedModel as _, Site};
 use monosem_lm::{LanguageModel, LoadOptions};
-use monosem_sae::{AdamMode, TrainConfig, TrainOutcome, train};
+use monosem_sae::{AdamMode, Precision, TrainConfig, TrainOutcome, train};
 use ndarray::{Array2, ArrayViewMut2};
 use rand::{RngExt as _, SeedableRng as _};
 
@@ -98,6 +98,7 @@ fn an_autoencoder_of_captured_rows_beats_pca_at_its_own_sparsity() {
         batch: 256,
         steps: 600,
         adam: AdamMode::Standard,
+        precision: Precision::F32,
         lr_warmup_steps: 0,
         lr_decay_steps: 200,
         seed: 0,

@@ -18,7 +18,7 @@ const ARROWS: [(&str, &[&str]); 13] = [
     ("activations", &["hooks"]),
     ("dictionary", &[]),
     ("decompose", &["dictionary"]),
-    ("sae", &["dictionary"]),
+    ("sae", &["bf16", "dictionary"]),
     ("autointerp", &[]),
     ("patching", &["hooks", "dictionary", "lm"]),
     ("graph", &[]),

@@ -3,10 +3,12 @@
 mod active;
 mod kernel;
 mod operands;
+mod precision;
 
 pub use active::{Active, Affine, active};
 pub use kernel::Kernel;
 pub use operands::{Columns, PANEL, Rows};
+pub use precision::Precision;
 
 use kernel::{GROUP, dots};
 

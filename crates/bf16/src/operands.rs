@@ -21,13 +21,28 @@ impl Rows {
     /// # Panics
     /// If `depth` is 0 or does not divide the number of values.
     pub fn set(&mut self, values: &[f32], depth: usize) {
+        let per_row = self.resize(values, depth);
+        let rows = values.chunks_exact(depth).zip(self.pairs.chunks_exact_mut(per_row));
+        rows.for_each(|(row, pairs)| round(row, pairs));
+    }
+
+    /// The same, on rayon's threads.
+    ///
+    /// # Panics
+    /// If `depth` is 0 or does not divide the number of values.
+    pub fn par_set(&mut self, values: &[f32], depth: usize) {
+        let per_row = self.resize(values, depth);
+        let rows = values.par_chunks_exact(depth).zip(self.pairs.par_chunks_exact_mut(per_row));
+        rows.with_min_len(64).for_each(|(row, pairs)| round(row, pairs));
+    }
+
+    /// Makes room; returns the number of pairs of a row.
+    fn resize(&mut self, values: &[f32], depth: usize) -> usize {
         let rows = count(values, depth);
         (self.rows, self.depth) = (rows, depth);
         let per_row = depth.div_ceil(2);
         self.pairs.resize(rows * per_row, 0);
-        for (row, pairs) in values.chunks_exact(depth).zip(self.pairs.chunks_exact_mut(per_row)) {
-            round(row, pairs);
-        }
+        per_row
     }
 
     /// Number of rows.
@@ -65,17 +80,33 @@ pub struct Columns {
 }
 
 impl Columns {
-    /// Rounds `values`, rows of `depth`, on rayon's threads.
+    /// Rounds `values`, rows of `depth`.
     ///
     /// # Panics
     /// If `depth` is 0 or does not divide the number of values.
     pub fn set(&mut self, values: &[f32], depth: usize) {
+        let panel = self.resize(values, depth);
+        let panels = self.pairs.chunks_exact_mut(panel).zip(values.chunks(PANEL * depth));
+        panels.for_each(|(panel, values)| set_panel(panel, values, depth));
+    }
+
+    /// The same, on rayon's threads.
+    ///
+    /// # Panics
+    /// If `depth` is 0 or does not divide the number of values.
+    pub fn par_set(&mut self, values: &[f32], depth: usize) {
+        let panel = self.resize(values, depth);
+        let panels = self.pairs.par_chunks_exact_mut(panel).zip(values.par_chunks(PANEL * depth));
+        panels.for_each(|(panel, values)| set_panel(panel, values, depth));
+    }
+
+    /// Makes room; returns the number of pairs of a panel.
+    fn resize(&mut self, values: &[f32], depth: usize) -> usize {
         let columns = count(values, depth);
         (self.columns, self.depth) = (columns, depth);
-        let per_row = depth.div_ceil(2);
-        self.pairs.resize(columns.div_ceil(PANEL) * PANEL * per_row, 0);
-        let panels = self.pairs.par_chunks_exact_mut(PANEL * per_row);
-        panels.zip(values.par_chunks(PANEL * depth)).for_each(|(panel, values)| set_panel(panel, values, depth));
+        let panel = PANEL * depth.div_ceil(2);
+        self.pairs.resize(columns.div_ceil(PANEL) * panel, 0);
+        panel
     }
 
     /// Number of columns.

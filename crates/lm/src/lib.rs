@@ -57,5 +57,6 @@ mod weights;
 
 pub use config::{Activation, Config, Family, Rope, RopeScaling};
 pub use error::LmError;
-pub use model::{LanguageModel, LoadOptions, Precision};
+pub use model::{LanguageModel, LoadOptions};
+pub use monosem_bf16::Precision;
 pub use tokenizer::Tokenizer;

@@ -73,7 +73,7 @@ impl Linear {
 
     /// From now on products are computed in bf16, from the weight as it is now.
     pub(crate) fn round(&mut self) {
-        self.rounded.get_or_insert_default().set(&self.weight, self.d_in);
+        self.rounded.get_or_insert_default().par_set(&self.weight, self.d_in);
     }
 
     /// Applies the map to rows `x` `[rows, d_in]`, into `y` `[rows, d_out]`, on at most `threads` threads.

@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 use std::path::Path;
 
+use monosem_bf16::Precision;
 use monosem_hooks::{Hook, HookedModel, Site};
 use ndarray::{Array3, ArrayView2};
 
@@ -57,38 +58,6 @@ impl Blocks {
     }
 }
 
-/// What the maps of a model's blocks are computed in. Everything else (attention, normalisation, the residual stream, the unembedding) is `f32`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Precision {
-    /// `f32`.
-    #[default]
-    F32,
-    /// Weights and inputs rounded to bf16 (relative error at most 2⁻⁸), sums in `f32`. About half the time where the processor has AVX512-BF16, slower
-    /// than `f32` elsewhere.
-    Bf16,
-}
-
-impl Precision {
-    /// Whether this processor computes in it at its full rate; without AVX512-BF16, bf16 is slower than `f32`.
-    #[must_use]
-    pub fn is_native(self) -> bool {
-        self == Self::F32 || monosem_bf16::Kernel::detect().is_native()
-    }
-}
-
-impl std::str::FromStr for Precision {
-    type Err = String;
-
-    fn from_str(name: &str) -> Result<Self, String> {
-        match name {
-            "f32" => Ok(Self::F32),
-            "bf16" => Ok(Self::Bf16),
-            _ => Err(format!("{name:?} is neither f32 nor bf16")),
-        }
-    }
-}
-
 /// How a model is loaded.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -97,7 +66,8 @@ pub struct LoadOptions {
     /// `d_model`, as TransformerLens does. The logits stay the same where LayerNorm subtracts the mean anyway, the residual stream gets
     /// mean zero. An error for models with RMSNorm. Default: false.
     pub center_writing_weights: bool,
-    /// What products are computed in. Default: `f32`.
+    /// What the maps of the blocks are computed in. Everything else (attention, normalisation, the residual stream, the unembedding) is `f32`. Default:
+    /// `f32`.
     #[serde(default)]
     pub precision: Precision,
 }

@@ -1,3 +1,4 @@
+use monosem_bf16::Precision;
 use serde::{Deserialize, Serialize};
 
 use crate::StepParams;
@@ -31,6 +32,10 @@ pub struct TrainConfig {
     pub steps: u64,
     /// Adam as published, or as the paper's code ran it.
     pub adam: AdamMode,
+    /// What the encoder is computed in. In bf16 it only finds which codes may be active; those are computed again in `f32`, so that a code differs from
+    /// that of `f32` only where it is too small to be told from 0 in bf16. Everything else is `f32`.
+    #[serde(default)]
+    pub precision: Precision,
     /// Steps over which the learning rate rises linearly to `lr`; 0 for none.
     pub lr_warmup_steps: u64,
     /// Last steps, over which the learning rate falls linearly towards 0; 0 for none.
@@ -102,6 +107,7 @@ mod tests {
             batch: 4,
             steps: 100,
             adam: AdamMode::Standard,
+            precision: Precision::F32,
             lr_warmup_steps: 10,
             lr_decay_steps: 20,
             seed: 0,

@@ -7,14 +7,14 @@
 //! use std::convert::Infallible;
 //! use std::ops::ControlFlow;
 //!
-//! use monosem_sae::{AdamMode, Planted, PlantedConfig, TrainConfig, TrainOutcome, train};
+//! use monosem_sae::{AdamMode, Planted, PlantedConfig, Precision, TrainConfig, TrainOutcome, train};
 //! use ndarray::ArrayViewMut2;
 //!
 //! let data = Planted::new(PlantedConfig {
 //!     d_in: 16, n_features: 24, mean_active: 2.0, decay: 1.0, correlated: false, second_strength: false, noise: 0.0, seed: 1,
 //! });
 //! let config = TrainConfig {
-//!     n_latents: 32, alpha: 1e-2, lr: 1e-2, batch: 256, steps: 50, adam: AdamMode::Standard,
+//!     n_latents: 32, alpha: 1e-2, lr: 1e-2, batch: 256, steps: 50, adam: AdamMode::Standard, precision: Precision::F32,
 //!     lr_warmup_steps: 0, lr_decay_steps: 10, seed: 1,
 //! };
 //! let mut batches = |step, mut out: ArrayViewMut2<'_, f32>| {
@@ -54,6 +54,7 @@ mod train;
 
 pub use config::{AdamMode, ConfigError, TrainConfig};
 pub use error::{CheckpointError, SaeError, StepError};
+pub use monosem_bf16::Precision;
 pub use planted::{Planted, PlantedConfig};
 pub use state::TrainState;
 pub use tied::{StepPath, TiedSae};

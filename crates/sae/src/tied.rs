@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use monosem_bf16::{Precision, Rows};
 use monosem_dictionary::{Activation, LinearDictionary};
 use ndarray::{Array1, Array2, ArrayD, ArrayView2, Axis};
 use rand::{RngExt, SeedableRng};
@@ -60,6 +61,8 @@ struct Buffers {
     /// Its residuals times `2 / (rows d)`.
     r: Vec<f32>,
     tiles: Vec<Tile>,
+    /// The rows of the encoder in bf16, where it is computed in that.
+    rounded: Rows,
 }
 
 impl TiedSae {
@@ -159,8 +162,8 @@ impl TiedSae {
     #[must_use]
     pub fn bytes(&self) -> usize {
         let latents = 4 * (3 * self.latents.w.len() + 4 * self.latents.b.len());
-        let Buffers { x, r, tiles } = &self.buffers;
-        latents + 4 * (x.capacity() + r.capacity()) + tiles.iter().map(Tile::bytes).sum::<usize>()
+        let Buffers { x, r, tiles, rounded } = &self.buffers;
+        latents + rounded.bytes() + 4 * (x.capacity() + r.capacity()) + tiles.iter().map(Tile::bytes).sum::<usize>()
     }
 
     /// The dictionary learned so far: unit rows `D` on both sides, codes `ReLU(D x + b)` in the units of the raw activations. The input scale s
@@ -189,7 +192,12 @@ impl TiedSae {
     /// Loads the batch and computes residuals, and for the sparse path the entries of each latent.
     fn forward(&mut self, batch: ArrayView2<'_, f32>, factors: Factors, dense: bool) {
         let (rows, d) = batch.dim();
-        let Buffers { x, r, tiles } = &mut self.buffers;
+        let Buffers { x, r, tiles, rounded } = &mut self.buffers;
+        let in_bf16 = self.config.precision == Precision::Bf16 && !dense;
+        if in_bf16 {
+            rounded.par_set(&self.latents.w, d);
+        }
+        let rounded = in_bf16.then_some(&*rounded);
         x.resize(rows * d, 0.0);
         r.resize(rows * d, 0.0);
         tiles.resize_with(rows.div_ceil(TILE_ROWS), Tile::default);
@@ -204,7 +212,7 @@ impl TiedSae {
                     if dense {
                         dense::forward(x, r, directions, factors, &mut tile.sums);
                     } else {
-                        tile.run(x, r, directions, factors);
+                        tile.run(x, r, directions, rounded, factors);
                     }
                 }
             });
@@ -235,7 +243,7 @@ impl TrainStep for TiedSae {
         }
 
         let adam = AdamStep::new(self.config.adam, lr, step);
-        let Buffers { x, r, tiles } = &self.buffers;
+        let Buffers { x, r, tiles, .. } = &self.buffers;
         let finite = if dense {
             self.latents.update_dense(x, r, factors, adam)
         } else {

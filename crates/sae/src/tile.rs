@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 
+use monosem_bf16::{Active, Affine, Columns, Kernel, Rows, active};
 use ndarray::ArrayView2;
 
 use crate::kernels::{Matrix, compact_row, decode_row, dot_rows, load_row, product};
@@ -12,6 +13,11 @@ pub(crate) const TILE_ROWS: usize = 256;
 
 /// Latents encoded at once: a tile's pre-activations are `TILE_ROWS x ENCODE_BLOCK` values, whatever the number of latents.
 const ENCODE_BLOCK: usize = 256;
+
+/// How far below 0 a pre-activation in bf16 may be for its latent to be computed again, in units of the root mean square of the largest row. Rounding moves each
+/// product by about a relative 2⁻⁹·⁵, and over a direction of length 1 that adds up to as many such units: this is eleven times as far, so that
+/// hardly any code is missed.
+const BF16_MARGIN: f32 = 1.0 / 64.0;
 
 /// What encoding and back-propagation read: directions are `w` times `scale`, row by row.
 #[derive(Clone, Copy)]
@@ -50,6 +56,9 @@ pub(crate) struct TileSums {
 #[derive(Default)]
 struct Scratch {
     pre: Vec<f32>,
+    columns: Columns,
+    thresholds: Vec<f32>,
+    candidates: Active,
     latents: Vec<u32>,
     coefficients: Vec<f32>,
     deltas: Vec<f32>,
@@ -64,6 +73,8 @@ thread_local! {
 pub(crate) struct Tile {
     pub(crate) sums: TileSums,
     rows: usize,
+    /// The largest sum of squares of a row.
+    largest: f32,
     /// Segment `block * rows + row` of the entries begins here; one more at the end.
     segments: Vec<usize>,
     latents: Vec<u32>,
@@ -82,6 +93,7 @@ impl Tile {
         let d = batch.ncols();
         self.rows = batch.nrows();
         self.sums = TileSums { columns: std::mem::take(&mut self.sums.columns), ..TileSums::default() };
+        self.largest = 0.0;
         self.sums.columns.clear();
         self.sums.columns.resize(d, 0.0);
         for (i, (row, x)) in batch.rows().into_iter().zip(x.chunks_exact_mut(d)).enumerate() {
@@ -93,14 +105,25 @@ impl Tile {
             if !squares.is_finite() && self.sums.bad_row.is_none() {
                 self.sums.bad_row = Some(i);
             }
+            self.largest = self.largest.max(squares);
             self.sums.squares += f64::from(squares);
         }
     }
 
     /// The whole sparse path of the tile: `r` becomes the residuals times `factors.residual`, and [`Self::gather`] is ready.
-    pub(crate) fn run(&mut self, x: &[f32], r: &mut [f32], directions: Directions<'_>, factors: Factors) {
+    pub(crate) fn run(
+        &mut self,
+        x: &[f32],
+        r: &mut [f32],
+        directions: Directions<'_>,
+        rounded: Option<&Rows>,
+        factors: Factors,
+    ) {
         SCRATCH.with_borrow_mut(|scratch| {
-            self.encode(x, directions, &mut scratch.pre);
+            match rounded {
+                None => self.encode(x, directions, &mut scratch.pre),
+                Some(rounded) => self.encode_in_bf16(x, directions, rounded, scratch),
+            }
             self.backward(x, r, directions, factors, scratch);
         });
         self.sort_by_latent(directions.bias.len());
@@ -129,6 +152,60 @@ impl Tile {
                     compact_row(pre, &of.scale[block.clone()], &of.bias[block.clone()], first as u32, latents, codes);
                 self.segments.push(found);
             }
+        }
+        self.deltas.resize(self.latents.len(), 0.0);
+        self.sums.active = found as u64;
+        self.sums.codes = self.codes[..found].iter().map(|c| f64::from(*c)).sum();
+    }
+
+    /// Finds candidates in bf16 and computes their codes in f32.
+    fn encode_in_bf16(&mut self, x: &[f32], of: Directions<'_>, rounded: &Rows, scratch: &mut Scratch) {
+        let Scratch { columns, thresholds, candidates, latents, coefficients, .. } = scratch;
+        thresholds.clear();
+        thresholds.resize(of.bias.len(), -BF16_MARGIN * (self.largest / of.d as f32).sqrt());
+        columns.set(x, of.d);
+        let affine = Affine { scale: of.scale, bias: of.bias, threshold: thresholds };
+        active(Kernel::detect(), rounded, columns, affine, candidates);
+
+        // The candidates are by latent; by row, by counting. `segments[i]` serves as the place of row i's next candidate, and has become the beginning of
+        // row i + 1 when all are placed.
+        self.segments.clear();
+        self.segments.resize(self.rows + 1, 0);
+        for row in candidates.columns() {
+            self.segments[*row as usize + 1] += 1;
+        }
+        for row in 0..self.rows {
+            self.segments[row + 1] += self.segments[row];
+        }
+        latents.resize(candidates.len(), 0);
+        for (j, entries) in (0_u32..).zip(candidates.starts().windows(2)) {
+            for row in &candidates.columns()[entries[0]..entries[1]] {
+                let place = &mut self.segments[*row as usize];
+                latents[*place] = j;
+                *place += 1;
+            }
+        }
+        self.segments.rotate_right(1);
+        self.segments[0] = 0;
+
+        if self.latents.len() < latents.len() {
+            let room = latents.len().next_power_of_two();
+            self.latents.resize(room, 0);
+            self.codes.resize(room, 0.0);
+        }
+        let (mut first, mut found) = (0, 0);
+        for (row, x) in x.chunks_exact(of.d).enumerate() {
+            let candidates = &latents[first..self.segments[row + 1]];
+            first = self.segments[row + 1];
+            coefficients.resize(candidates.len(), 0.0);
+            dot_rows(x, candidates, of.w, of.scale, 0.0, coefficients);
+            for (latent, dot) in candidates.iter().zip(&*coefficients) {
+                let code = dot + of.bias[*latent as usize];
+                self.latents[found] = *latent;
+                self.codes[found] = code;
+                found += usize::from(code > 0.0);
+            }
+            self.segments[row + 1] = found;
         }
         self.deltas.resize(self.latents.len(), 0.0);
         self.sums.active = found as u64;

@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::ops::ControlFlow;
 
 use monosem_dictionary::{Dictionary, Evaluator, column_mean, mmcs};
-use monosem_sae::{AdamMode, Planted, PlantedConfig, TrainConfig, TrainOutcome, train};
+use monosem_sae::{AdamMode, Planted, PlantedConfig, Precision, TrainConfig, TrainOutcome, train};
 use ndarray::{Array2, ArrayViewMut2};
 
 /// Tied autoencoder, d 128, G 256, R 2, 5 active, decay 0.99, identity covariance, no noise, batch 1024, lr 1e-3, 1421 steps, alpha 1e-3. The
@@ -45,6 +45,7 @@ fn train_one(adam: AdamMode, seed: u64) -> [f64; 3] {
         batch,
         steps: 1421,
         adam,
+        precision: Precision::F32,
         lr_warmup_steps: 0,
         lr_decay_steps: 0,
         seed,

@@ -4,7 +4,7 @@ mod common;
 
 use common::{config, data, distance, in_pool, steps, tensor};
 use monosem_dictionary::Dictionary;
-use monosem_sae::{AdamMode, StepParams, StepPath, TiedSae, TrainConfig, TrainStep};
+use monosem_sae::{AdamMode, Precision, StepParams, StepPath, TiedSae, TrainConfig, TrainStep};
 use ndarray::{Array1, Array2, ArrayD, s};
 use safetensors::SafeTensors;
 
@@ -145,9 +145,10 @@ fn the_two_paths_end_in_the_same_weights() {
 #[test]
 fn one_and_two_threads_give_the_same_bytes() {
     let (d, data) = (20, data(20));
-    for path in [StepPath::Adaptive, StepPath::Sparse, StepPath::Dense] {
+    let f32 = [StepPath::Adaptive, StepPath::Sparse, StepPath::Dense].map(|path| (path, Precision::F32));
+    for (path, precision) in f32.into_iter().chain([(StepPath::Adaptive, Precision::Bf16)]) {
         let [one, two, three] = [1, 2, 3].map(|threads| {
-            let mut sae = TiedSae::new(config(300, 40), d, 2.0).unwrap();
+            let mut sae = TiedSae::new(TrainConfig { precision, ..config(300, 40) }, d, 2.0).unwrap();
             let stats = in_pool(threads, || steps(&mut sae, &data, 0..40, path));
             (sae.state().unwrap(), stats)
         });
@@ -181,4 +182,23 @@ fn a_batch_that_is_not_contiguous_is_read_as_it_is() {
         sae.state().unwrap()
     });
     assert_eq!(plain, strided);
+}
+
+#[test]
+fn an_encoder_in_bf16_finds_the_codes_of_f32() {
+    let (d, data) = (20, data(20));
+    let trained = [Precision::F32, Precision::Bf16].map(|precision| {
+        let mut sae = TiedSae::new(TrainConfig { precision, ..config(300, 100) }, d, 2.0).unwrap();
+        let stats = steps(&mut sae, &data, 0..100, StepPath::Sparse);
+        (sae, stats)
+    });
+    let [(f32, f32_stats), (bf16, bf16_stats)] = &trained;
+    for (a, b) in f32_stats.iter().zip(bf16_stats) {
+        assert!((a.loss - b.loss).abs() < 1e-4 * a.loss && (a.l0 - b.l0).abs() < 0.05, "{a:?} {b:?}");
+    }
+    for name in ["w", "b"] {
+        let apart = distance(&tensor(f32, name), &tensor(bf16, name));
+        println!("{name}: {apart:e}");
+        assert!(apart < 1e-4, "{name}: {apart:e}");
+    }
 }

@@ -10,8 +10,8 @@ use std::path::Path;
 use common::{config, data, mean_square};
 use monosem_dictionary::mmcs;
 use monosem_sae::{
-    AdamMode, Planted, PlantedConfig, SaeError, StepError, TiedSae, TrainConfig, TrainOutcome, TrainState, TrainStep,
-    train,
+    AdamMode, Planted, PlantedConfig, Precision, SaeError, StepError, TiedSae, TrainConfig, TrainOutcome, TrainState,
+    TrainStep, train,
 };
 use ndarray::{Array2, ArrayViewMut2};
 
@@ -61,6 +61,7 @@ fn planted_features_are_found() {
         batch: 256,
         steps: 1500,
         adam: AdamMode::Standard,
+        precision: Precision::F32,
         lr_warmup_steps: 0,
         lr_decay_steps: 500,
         seed: 1,

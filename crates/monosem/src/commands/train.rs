@@ -32,6 +32,7 @@ pub(crate) fn train(args: &cli::Train) -> Result<u8> {
         batch: args.batch,
         steps: args.steps,
         adam: args.adam,
+        precision: args.precision,
         lr_warmup_steps: args.lr_warmup_steps,
         lr_decay_steps: args.lr_decay_steps,
         seed: args.seed,

@@ -36,6 +36,7 @@ pub(super) fn nodes(language: &Language, hook: HookPoint) -> Vec<Node<'_>> {
             "batch": config.batch,
             "steps": config.steps,
             "adam": config.adam,
+            "precision": config.precision,
             "lr_warmup_steps": config.lr_warmup_steps,
             "lr_decay_steps": config.lr_decay_steps,
             "seed": config.seed,

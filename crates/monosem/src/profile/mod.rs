@@ -144,6 +144,8 @@ pub struct Sae {
     pub steps: u64,
     /// Adam as published, or as the paper's code ran it.
     pub adam: AdamMode,
+    /// What the encoder is computed in: with `bf16` it finds the active latents in half the time, and `f32` computes their codes.
+    pub precision: Precision,
     /// Steps over which the learning rate rises from 0.
     pub lr_warmup_steps: u64,
     /// Steps at the end over which the learning rate falls to 0.
@@ -423,6 +425,7 @@ impl Language {
             batch: sae.batch,
             steps: sae.steps,
             adam: sae.adam,
+            precision: sae.precision,
             lr_warmup_steps: sae.lr_warmup_steps,
             lr_decay_steps: sae.lr_decay_steps,
             seed: sae.seed,
@@ -453,6 +456,7 @@ impl Planted {
             batch: self.batch,
             steps: self.steps,
             adam: self.adam,
+            precision: Precision::F32,
             lr_warmup_steps: 0,
             lr_decay_steps: 0,
             seed: self.seed,

@@ -2,7 +2,7 @@
 
 #![allow(dead_code, reason = "each test file uses a part")]
 
-use monosem_sae::{AdamMode, Planted, PlantedConfig, StepPath, StepStats, TiedSae, TrainConfig, TrainStep};
+use monosem_sae::{AdamMode, Planted, PlantedConfig, Precision, StepPath, StepStats, TiedSae, TrainConfig, TrainStep};
 use ndarray::Array2;
 
 pub(crate) fn config(n_latents: usize, steps: u64) -> TrainConfig {
@@ -13,6 +13,7 @@ pub(crate) fn config(n_latents: usize, steps: u64) -> TrainConfig {
         batch: 300,
         steps,
         adam: AdamMode::Standard,
+        precision: Precision::F32,
         lr_warmup_steps: 0,
         lr_decay_steps: 0,
         seed: 5,
