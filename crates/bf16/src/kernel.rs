@@ -117,8 +117,9 @@ mod avx512 {
         let mut sums = [[_mm512_setzero_ps(); VECTORS]; M];
         let (rows, panel) = (rows.as_ptr(), panel.as_ptr());
         for p in 0..pairs {
-            let mut columns = [_mm512_setzero_ps(); VECTORS].map(|_| bf16(_mm512_set1_epi32(0)));
+            let mut columns = [bf16(_mm512_set1_epi32(0)); VECTORS];
             for (v, column) in columns.iter_mut().enumerate() {
+                // The panel streams from the second-level cache.
                 _mm_prefetch::<_MM_HINT_T0>(panel.wrapping_add((p + 6) * PANEL + v * LANES).cast());
                 // SAFETY: line p of the panel is PANEL pairs from p * PANEL on, which the caller says are there.
                 *column = bf16(unsafe { _mm512_loadu_si512(panel.add(p * PANEL + v * LANES).cast()) });

@@ -17,6 +17,14 @@ pub(crate) fn mixed(n: usize, d: usize, seed: u64) -> Array2<f32> {
     rows(n, d, seed).mapv(|v| v.powi(5)).dot(&(rows(d, d, seed ^ 1) + Array2::<f32>::eye(d)))
 }
 
+/// Every row comes back within `tolerance` of the largest magnitude in `x`.
+pub(crate) fn assert_reconstructs_within(dictionary: &LinearDictionary, x: &Array2<f32>, tolerance: f32) {
+    let x_hat = dictionary.decode(&dictionary.encode(x.view()));
+    let size = x.iter().fold(0.0_f32, |a, v| a.max(v.abs()));
+    let worst = (&x_hat - x).iter().fold(0.0_f32, |a, v| a.max(v.abs()));
+    assert!(worst <= tolerance * size, "off by {worst} in rows of size {size}");
+}
+
 /// Every row comes back, but for the rounding of `f32`: how far that may go depends on how large the codes' parts are that cancel out.
 pub(crate) fn assert_reconstructs(dictionary: &LinearDictionary, x: &Array2<f32>) {
     let LinearDictionary { w_enc, b_enc, w_dec, b_dec, .. } = dictionary;
