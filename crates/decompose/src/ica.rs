@@ -139,6 +139,7 @@ impl Ica {
             w_dec: to_f32(&(&self.mixing * &self.scale)),
             b_dec: to_f32(&self.mean),
             activation: Activation::Linear,
+            threshold: None,
         }
     }
 
@@ -155,6 +156,7 @@ impl Ica {
             w_dec: negated(&signed.w_dec),
             b_dec: signed.b_dec,
             activation: Activation::TopK { k },
+            threshold: None,
         }
     }
 

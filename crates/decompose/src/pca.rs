@@ -40,6 +40,7 @@ impl Pca {
             b_enc: self.components.dot(&self.mean).mapv(|v| -v as f32),
             b_dec: to_f32(&self.mean),
             activation: Activation::Linear,
+            threshold: None,
         }
     }
 

@@ -45,13 +45,18 @@ pub trait Dictionary: Send + Sync {
     /// Number of latents.
     fn n_latents(&self) -> usize;
 
+    /// Width of the activations it decodes to: [`Self::d_in`], but for a transcoder.
+    fn d_out(&self) -> usize {
+        self.d_in()
+    }
+
     /// Codes of the rows of `x` `[n, d_in]`. Only nonzero codes are stored: no dense `n x n_latents` array leaves the call.
     ///
     /// # Panics
     /// If `x` is not `d_in` wide.
     fn encode(&self, x: ArrayView2<'_, f32>) -> Codes;
 
-    /// The reconstruction `[n, d_in]` of codes over this dictionary's latents.
+    /// The reconstruction `[n, d_out]` of codes over this dictionary's latents.
     ///
     /// # Panics
     /// If `codes` are over another number of latents.

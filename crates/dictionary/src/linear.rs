@@ -23,21 +23,27 @@ pub enum Activation {
         /// How many codes at most are nonzero in a row.
         k: usize,
     },
+    /// The pre-activation itself where it exceeds both 0 and its latent's [`LinearDictionary::threshold`], else 0 (arXiv 2407.14435). What BatchTopK,
+    /// Matryoshka and gated autoencoders become after training.
+    JumpRelu,
 }
 
-/// A dictionary with an affine encoder and an affine decoder: `c = activation(w_enc x + b_enc)`, `x_hat = w_decᵀ c + b_dec`.
+/// A dictionary with an affine encoder and an affine decoder: `c = activation(w_enc x + b_enc)`, `x_hat = w_decᵀ c + b_dec`. A transcoder decodes to
+/// activations of another place, perhaps `d_out` wide.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LinearDictionary {
     /// Encoder directions `[n_latents, d_in]`, a latent a row.
     pub w_enc: Array2<f32>,
     /// Encoder bias `[n_latents]`.
     pub b_enc: Array1<f32>,
-    /// Decoder directions `[n_latents, d_in]`, a latent a row.
+    /// Decoder directions `[n_latents, d_out]`, a latent a row.
     pub w_dec: Array2<f32>,
-    /// Decoder bias `[d_in]`.
+    /// Decoder bias `[d_out]`.
     pub b_dec: Array1<f32>,
     /// From pre-activations to codes.
     pub activation: Activation,
+    /// Thresholds `[n_latents]` of [`Activation::JumpRelu`], which has to have them; `None` with any other.
+    pub threshold: Option<Array1<f32>>,
 }
 
 impl LinearDictionary {
@@ -51,6 +57,7 @@ impl LinearDictionary {
             b_enc: Array1::zeros(n_latents),
             b_dec: Array1::zeros(d_in),
             activation,
+            threshold: None,
         }
     }
 
@@ -119,7 +126,7 @@ impl LinearDictionary {
     pub fn encode_latents(&self, x: ArrayView2<'_, f32>, latents: &[usize]) -> Array2<f32> {
         match self.activation {
             // Each latent by itself.
-            Activation::Linear | Activation::Relu => self.select(latents).encode(x).to_dense(),
+            Activation::Linear | Activation::Relu | Activation::JumpRelu => self.select(latents).encode(x).to_dense(),
             Activation::TopK { .. } => {
                 let mut place = vec![None; self.n_latents()];
                 for (at, latent) in latents.iter().enumerate() {
@@ -152,6 +159,7 @@ impl LinearDictionary {
             w_dec: self.w_dec.select(Axis(0), latents),
             b_dec: self.b_dec.clone(),
             activation: self.activation,
+            threshold: self.threshold.as_ref().map(|threshold| threshold.select(Axis(0), latents)),
         }
     }
 
@@ -161,6 +169,10 @@ impl LinearDictionary {
         match self.activation {
             Activation::Linear => row.extend(biased.filter(|(_, c)| *c != 0.0)),
             Activation::Relu | Activation::TopK { .. } => row.extend(biased.filter(|(_, c)| *c > 0.0)),
+            Activation::JumpRelu => {
+                let threshold = self.threshold.as_ref().expect("JumpReLU has thresholds");
+                row.extend(biased.zip(threshold).filter(|((_, c), t)| *c > t.max(0.0)).map(|(entry, _)| entry));
+            }
         }
         if let Activation::TopK { k } = self.activation
             && row.len() > k
@@ -181,6 +193,10 @@ impl Dictionary for LinearDictionary {
 
     fn n_latents(&self) -> usize {
         self.w_enc.nrows()
+    }
+
+    fn d_out(&self) -> usize {
+        self.w_dec.ncols()
     }
 
     fn encode(&self, x: ArrayView2<'_, f32>) -> Codes {
@@ -214,7 +230,7 @@ impl Dictionary for LinearDictionary {
             "codes over {} latents for a dictionary of {n_latents}",
             codes.n_latents()
         );
-        let mut x_hat = Array2::zeros((codes.n_rows(), self.d_in()));
+        let mut x_hat = Array2::zeros((codes.n_rows(), self.d_out()));
         x_hat.axis_iter_mut(Axis(0)).into_par_iter().enumerate().for_each(|(i, mut x_hat)| {
             x_hat.assign(&self.b_dec);
             let (latents, values) = codes.row(i);
@@ -267,12 +283,27 @@ mod tests {
         #[test]
         fn latents_are_encoded_as_among_all(seed in 0u64..1000, k in 1usize..5) {
             let x = sample(20, 5, seed);
-            for activation in [Activation::Linear, Activation::Relu, Activation::TopK { k }] {
-                let dictionary = LinearDictionary::random(9, 5, activation, seed);
+            for activation in [Activation::Linear, Activation::Relu, Activation::TopK { k }, Activation::JumpRelu] {
+                let mut dictionary = LinearDictionary::random(9, 5, activation, seed);
+                dictionary.threshold = (activation == Activation::JumpRelu).then(|| Array1::linspace(-0.5, 1.0, 9));
                 let expected = dictionary.encode(x.view()).to_dense().select(Axis(1), &[7, 0, 3]);
                 let got = dictionary.encode_latents(x.view(), &[7, 0, 3]);
                 prop_assert!((got - expected).iter().all(|e| e.abs() < 1e-6));
             }
+        }
+
+        #[test]
+        fn a_jump_is_where_both_zero_and_the_threshold_are_exceeded(seed in 0u64..1000) {
+            let x = sample(20, 5, seed);
+            let mut dictionary = LinearDictionary::random(9, 5, Activation::JumpRelu, seed);
+            let threshold = Array1::linspace(-0.5, 1.0, 9);
+            dictionary.threshold = Some(threshold.clone());
+            let codes = dictionary.encode(x.view()).to_dense();
+            let mut pre = x.dot(&dictionary.w_enc.t());
+            for mut row in pre.rows_mut() {
+                row.zip_mut_with(&threshold, |pre, t| *pre = if *pre > *t && *pre > 0.0 { *pre } else { 0.0 });
+            }
+            prop_assert!((codes - pre).iter().all(|e| e.abs() < 1e-5));
         }
 
         #[test]

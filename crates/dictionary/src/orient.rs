@@ -26,6 +26,7 @@ impl LinearDictionary {
             w_dec: &self.w_dec * &column,
             b_dec: self.b_dec.clone(),
             activation: self.activation,
+            threshold: None,
         }
     }
 

@@ -1,5 +1,5 @@
 //! A [`LinearDictionary`] on disk: `dictionary.json` (format, shape, activation, free metadata) and `dictionary.safetensors`
-//! (`w_enc`, `b_enc`, `w_dec`, `b_dec` in f32, a latent a row).
+//! (`w_enc`, `b_enc`, `w_dec`, `b_dec` and, for JumpReLU, `threshold` in f32, a latent a row).
 
 use std::fs;
 use std::io::Write as _;
@@ -44,6 +44,9 @@ pub enum DictionaryError {
 struct Config {
     format: String,
     d_in: usize,
+    /// Where it is not `d_in`: the width that a transcoder decodes to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    d_out: Option<usize>,
     n_latents: usize,
     activation: Activation,
     /// Where the dictionary comes from, for people; see [`metadata`].
@@ -82,27 +85,27 @@ impl LinearDictionary {
     /// If the shapes of the four arrays do not agree.
     pub fn save(&self, folder: &Path, metadata: serde_json::Value) -> Result<(), DictionaryError> {
         let (n_latents, d_in) = self.w_enc.dim();
-        assert_eq!(
-            self.w_dec.dim(),
-            (n_latents, d_in),
-            "decoder {:?}, encoder {:?}",
-            self.w_dec.dim(),
-            (n_latents, d_in)
-        );
+        let d_out = self.d_out();
+        assert_eq!(self.w_dec.nrows(), n_latents, "rows of the decoder, of the encoder");
         assert_eq!(
             (self.b_enc.len(), self.b_dec.len()),
-            (n_latents, d_in),
-            "biases for a dictionary of {n_latents} x {d_in}"
+            (n_latents, d_out),
+            "biases for a dictionary of {n_latents} latents from {d_in} to {d_out}"
         );
+        let thresholds = (self.activation == Activation::JumpRelu).then_some(n_latents);
+        assert_eq!(self.threshold.as_ref().map(Array1::len), thresholds, "thresholds of {:?}", self.activation);
         fs::create_dir_all(folder).map_err(|source| io("create", folder, source))?;
 
         let bytes = |values: &mut dyn Iterator<Item = f32>| values.flat_map(f32::to_le_bytes).collect::<Vec<u8>>();
-        let tensors = [
-            ("b_dec", vec![d_in], bytes(&mut self.b_dec.iter().copied())),
+        let mut tensors = vec![
+            ("b_dec", vec![d_out], bytes(&mut self.b_dec.iter().copied())),
             ("b_enc", vec![n_latents], bytes(&mut self.b_enc.iter().copied())),
-            ("w_dec", vec![n_latents, d_in], bytes(&mut self.w_dec.iter().copied())),
+            ("w_dec", vec![n_latents, d_out], bytes(&mut self.w_dec.iter().copied())),
             ("w_enc", vec![n_latents, d_in], bytes(&mut self.w_enc.iter().copied())),
         ];
+        if let Some(threshold) = &self.threshold {
+            tensors.push(("threshold", vec![n_latents], bytes(&mut threshold.iter().copied())));
+        }
         let path = folder.join(WEIGHTS);
         let invalid =
             |e: safetensors::SafeTensorError| DictionaryError::Invalid { path: path.clone(), problem: e.to_string() };
@@ -113,7 +116,8 @@ impl LinearDictionary {
             .map_err(&invalid)?;
         write_whole(&path, &safetensors::serialize(views, None).map_err(&invalid)?)?;
 
-        let config = Config { format: FORMAT.into(), d_in, n_latents, activation: self.activation, metadata };
+        let d_out = (d_out != d_in).then_some(d_out);
+        let config = Config { format: FORMAT.into(), d_in, d_out, n_latents, activation: self.activation, metadata };
         let path = folder.join(CONFIG);
         let mut json = serde_json::to_vec_pretty(&config)
             .map_err(|e| DictionaryError::Invalid { path: path.clone(), problem: e.to_string() })?;
@@ -134,24 +138,30 @@ impl LinearDictionary {
             problem: format!("not a whole safetensors file: {e}"),
         })?;
         let (n, d) = (config.n_latents, config.d_in);
+        let d_out = config.d_out.unwrap_or(d);
         let tensor = |name: &str, shape: &[usize]| floats(&path, &tensors, name, shape);
-        let matrix = |name: &str| {
+        let matrix = |name: &str, d: usize| {
             let values = tensor(name, &[n, d])?;
             Ok(Array2::from_shape_vec((n, d), values).expect("the length was checked against the shape"))
         };
         Ok(Self {
-            w_enc: matrix("w_enc")?,
+            w_enc: matrix("w_enc", d)?,
             b_enc: Array1::from(tensor("b_enc", &[n])?),
-            w_dec: matrix("w_dec")?,
-            b_dec: Array1::from(tensor("b_dec", &[d])?),
+            w_dec: matrix("w_dec", d_out)?,
+            b_dec: Array1::from(tensor("b_dec", &[d_out])?),
             activation: config.activation,
+            threshold: match config.activation {
+                Activation::JumpRelu => Some(Array1::from(tensor("threshold", &[n])?)),
+                Activation::Linear | Activation::Relu | Activation::TopK { .. } => None,
+            },
         })
     }
 
     /// One line on the shape, for people.
     #[must_use]
     pub fn describe(&self) -> String {
-        format!("{} latents over {} dimensions, {:?}", self.n_latents(), self.d_in(), self.activation)
+        let d_out = if self.d_out() == self.d_in() { String::new() } else { format!(" to {}", self.d_out()) };
+        format!("{} latents over {}{d_out} dimensions, {:?}", self.n_latents(), self.d_in(), self.activation)
     }
 }
 
@@ -205,6 +215,12 @@ mod tests {
         let mut dictionary = LinearDictionary::random(11, 4, Activation::TopK { k: 3 }, 1);
         dictionary.b_dec[2] = 0.5;
         dictionary.save(folder.path(), serde_json::json!({"hook": "blocks.0.hook_resid_post"})).unwrap();
+        assert_eq!(LinearDictionary::load(folder.path()).unwrap(), dictionary);
+        // A transcoder with thresholds.
+        dictionary.w_dec = LinearDictionary::random(11, 6, Activation::Relu, 2).w_dec;
+        dictionary.b_dec = Array1::ones(6);
+        (dictionary.activation, dictionary.threshold) = (Activation::JumpRelu, Some(Array1::linspace(0.0, 1.0, 11)));
+        dictionary.save(folder.path(), serde_json::Value::Null).unwrap();
         assert_eq!(LinearDictionary::load(folder.path()).unwrap(), dictionary);
     }
 
