@@ -29,7 +29,8 @@ fn measure((rows, d, n_latents): (usize, usize, usize), rounds: usize, json: boo
     let x: Vec<f32> = (0..rows * d).map(|_| normal()).collect();
     let w: Vec<f32> = (0..n_latents * d).map(|_| normal() / (d as f32).sqrt()).collect();
     let (scale, bias, threshold) = (vec![1.0; n_latents], vec![-2.2; n_latents], vec![0.0; n_latents]);
-    let affine = Affine { scale: &scale, bias: &bias, threshold: &threshold };
+    let floor = vec![0.0; rows];
+    let affine = Affine { scale: &scale, bias: &bias, threshold: &threshold, floor: &floor };
     let (kernel, mut encoder, mut tile) = (Kernel::detect(), Rows::default(), Columns::default());
     encoder.set(&w, d);
     let (mut out, mut found) = (vec![0.0; rows * n_latents], Active::default());

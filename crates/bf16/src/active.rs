@@ -2,7 +2,7 @@
 
 use crate::{Columns, Kernel, PANEL, Rows, by_rows};
 
-/// `dot * scale + bias` of a row, kept where it is above `threshold`.
+/// `dot * scale + bias` of a row, kept where `dot * scale + bias - threshold` is above the `floor` of its column.
 #[derive(Debug, Clone, Copy)]
 pub struct Affine<'a> {
     /// A factor for each row.
@@ -11,6 +11,8 @@ pub struct Affine<'a> {
     pub bias: &'a [f32],
     /// What a value has to exceed: 0 for ReLU, that of the latent for JumpReLU.
     pub threshold: &'a [f32],
+    /// What it has to exceed beyond that, for each column: 0, or what the largest of its values so far allow in a search for the largest.
+    pub floor: &'a [f32],
 }
 
 /// The values above their threshold, as one list for each row, columns ascending. Buffers are reused.
@@ -59,11 +61,12 @@ impl Active {
 /// a tile of some hundred activations the columns. The lists then are by latent.
 ///
 /// # Panics
-/// If the depths differ, or there is not one scale, bias and threshold for each row.
+/// If the depths differ, or there is not one scale, bias and threshold for each row and one floor for each column.
 pub fn active(kernel: Kernel, a: &Rows, b: &Columns, affine: Affine<'_>, out: &mut Active) {
     let lengths = [affine.scale.len(), affine.bias.len(), affine.threshold.len()];
     assert_eq!(lengths, [a.rows(); 3], "scales, biases and thresholds of {} rows", a.rows());
     let n = b.columns();
+    assert_eq!(affine.floor.len(), n, "floors of {n} columns");
     let Active { columns, values, starts } = out;
     starts.clear();
     starts.push(0);
@@ -76,7 +79,8 @@ pub fn active(kernel: Kernel, a: &Rows, b: &Columns, affine: Affine<'_>, out: &m
         }
         let (columns, values) = (&mut columns[found..found + PANEL], &mut values[found..found + PANEL]);
         let (scale, bias, threshold) = (affine.scale[row], affine.bias[row], affine.threshold[row]);
-        found += compact(&dots[..PANEL.min(n - first)], scale, bias, threshold, first as u32, columns, values);
+        let floor = &affine.floor[first..n.min(first + PANEL)];
+        found += compact(&dots[..floor.len()], floor, scale, bias, threshold, first as u32, columns, values);
         if first + PANEL >= n {
             starts.push(found);
         }
@@ -85,9 +89,11 @@ pub fn active(kernel: Kernel, a: &Rows, b: &Columns, affine: Affine<'_>, out: &m
     starts.resize(a.rows() + 1, found);
 }
 
-/// Lists what is above the threshold; returns how many.
+/// Lists what is above the threshold and the floor; returns how many.
+#[allow(clippy::too_many_arguments, reason = "one row's share of each array")]
 fn compact(
     dots: &[f32],
+    floor: &[f32],
     scale: f32,
     bias: f32,
     threshold: f32,
@@ -97,19 +103,19 @@ fn compact(
 ) -> usize {
     const LANES: usize = 16;
     let mut found = 0;
-    for (dots, first) in dots.chunks(LANES).zip((first..).step_by(LANES)) {
+    for ((dots, floor), first) in dots.chunks(LANES).zip(floor.chunks(LANES)).zip((first..).step_by(LANES)) {
         let mut lanes = [0.0_f32; LANES];
         let mut any = false;
-        for (lane, dot) in lanes.iter_mut().zip(dots) {
+        for ((lane, dot), floor) in lanes.iter_mut().zip(dots).zip(floor) {
             *lane = dot * scale + bias;
-            any |= *lane > threshold;
+            any |= *lane - threshold > *floor;
         }
         if any {
-            for (lane, column) in lanes[..dots.len()].iter().zip(first..) {
+            for ((lane, floor), column) in lanes.iter().zip(floor).zip(first..) {
                 // Written without a branch: what is not above is overwritten by the next, or lies behind the last.
                 columns[found] = column;
                 values[found] = *lane;
-                found += usize::from(*lane > threshold);
+                found += usize::from(*lane - threshold > *floor);
             }
         }
     }

@@ -59,22 +59,23 @@ proptest! {
     }
 
     #[test]
-    fn active_lists_what_the_product_has_above_the_threshold(m in 1usize..20, n in 1usize..150, depth in 1usize..40, seed in 0u64..1000) {
+    fn active_lists_what_the_product_has_above_threshold_and_floor(m in 1usize..20, n in 1usize..150, depth in 1usize..40, seed in 0u64..1000) {
         let (a, b) = (values(m * depth, seed), values(n * depth, seed + 1));
         let (scale, bias, threshold) = (values(m, seed + 2), values(m, seed + 3), values(m, seed + 4));
+        let floor = values(n, seed + 5);
         let (rows, columns) = operands(&a, &b, depth);
         for kernel in kernels() {
             let mut dense = vec![0.0; m * n];
             product(kernel, &rows, &columns, &mut dense, n, Store::Replace);
             let mut found = Active::default();
-            let affine = Affine { scale: &scale, bias: &bias, threshold: &threshold };
+            let affine = Affine { scale: &scale, bias: &bias, threshold: &threshold, floor: &floor };
             // Twice: buffers are reused.
             active(kernel, &rows, &columns, affine, &mut found);
             active(kernel, &rows, &columns, affine, &mut found);
             prop_assert_eq!(found.starts().len(), m + 1);
             for (i, (bounds, dots)) in found.starts().windows(2).zip(dense.chunks(n)).enumerate() {
-                let above = |value: &f32| *value > threshold[i];
-                let want: Vec<(u32, f32)> = (0..).zip(dots.iter().map(|dot| dot * scale[i] + bias[i])).filter(|(_, v)| above(v)).collect();
+                let above = |(j, value): &(u32, f32)| *value - threshold[i] > floor[*j as usize];
+                let want: Vec<(u32, f32)> = (0..).zip(dots.iter().map(|dot| dot * scale[i] + bias[i])).filter(above).collect();
                 let of = bounds[0]..bounds[1];
                 let got: Vec<(u32, f32)> = found.columns()[of.clone()].iter().copied().zip(found.values()[of].iter().copied()).collect();
                 prop_assert_eq!(got, want);
@@ -109,7 +110,7 @@ fn no_rows_and_no_columns() {
     let mut found = Active::default();
     for kernel in kernels() {
         product(kernel, &rows, &columns, &mut [], 0, Store::Replace);
-        active(kernel, &rows, &columns, Affine { scale: &[], bias: &[], threshold: &[] }, &mut found);
+        active(kernel, &rows, &columns, Affine { scale: &[], bias: &[], threshold: &[], floor: &[] }, &mut found);
         assert!(found.is_empty());
     }
 }

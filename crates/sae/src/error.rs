@@ -14,15 +14,25 @@ pub enum StepError {
         /// Row of the batch.
         row: usize,
     },
-    /// The loss or a weight left the finite numbers. The state is of no more use; the last checkpoint is.
-    #[error("training diverged at step {step}: {what} is not finite; lower the learning rate (now {lr})")]
+    /// The loss or a weight left the finite numbers, or the reconstruction became far worse than none. The state is of no more use; the last checkpoint is.
+    #[error("training diverged at step {step}: {what}; lower the learning rate (now {lr})")]
     Diverged {
         /// Step, the first being 0.
         step: u64,
-        /// What was found not to be finite.
+        /// What was found.
         what: &'static str,
         /// The step's learning rate.
         lr: f32,
+    },
+    /// No latent was active for as many steps as make a latent dead, and nothing brings latents back.
+    #[error(
+        "at step {step} all latents are dead: none was active for {after} steps; lower alpha, or set resample_every or aux_k"
+    )]
+    AllDead {
+        /// Step, the first being 0.
+        step: u64,
+        /// The setting `dead_after_steps`.
+        after: u64,
     },
 }
 

@@ -133,73 +133,98 @@ vectorised! {
     }
 }
 
+/// One row's share of the arrays over latents.
+#[derive(Clone, Copy)]
+pub(crate) struct AffineRow<'a> {
+    pub(crate) scale: &'a [f32],
+    pub(crate) bias: &'a [f32],
+    pub(crate) threshold: &'a [f32],
+}
+
 #[inline(always)]
 #[allow(clippy::inline_always)]
 fn compact_group(
-    (pre, scale, bias): (&[f32], &[f32], &[f32]),
+    pre: &[f32],
+    (scale, bias, threshold): (&[f32], &[f32], &[f32]),
+    floor: f32,
     first: u32,
-    (latents, codes): (&mut [u32], &mut [f32]),
+    (latents, values): (&mut [u32], &mut [f32]),
     mut found: usize,
 ) -> usize {
-    let mut values = [0.0_f32; LANES];
-    let mut positive = 0;
-    for ((value, pre), (scale, bias)) in values.iter_mut().zip(pre).zip(scale.iter().zip(bias)) {
-        *value = pre * scale + bias;
-        positive |= u32::from(*value > 0.0);
+    let mut lanes = [0.0_f32; LANES];
+    let mut any = 0;
+    for ((lane, pre), ((scale, bias), threshold)) in lanes.iter_mut().zip(pre).zip(scale.iter().zip(bias).zip(threshold)) {
+        *lane = pre * scale + bias;
+        any |= u32::from(*lane - threshold > floor);
     }
-    if positive != 0 {
-        for (latent, value) in (first..).zip(&values[..pre.len()]) {
-            // Written without a branch: what is not positive is overwritten by the next entry, or lies behind the last one.
+    if any != 0 {
+        for ((latent, lane), threshold) in (first..).zip(&lanes[..pre.len()]).zip(threshold) {
+            // Written without a branch: what is not above is overwritten by the next entry, or lies behind the last one.
             latents[found] = latent;
-            codes[found] = *value;
-            found += usize::from(*value > 0.0);
+            values[found] = *lane;
+            found += usize::from(*lane - threshold > floor);
         }
     }
     found
 }
 
 vectorised! {
-    /// The positive values of `pre * scale + bias` with their latents (counted from `first`); returns how many there are. The two outputs
-    /// have room for as many entries as `pre` has.
-    fn compact_row(
-        pre: &[f32],
-        scale: &[f32],
-        bias: &[f32],
-        first: u32,
-        latents: &mut [u32],
-        codes: &mut [f32],
-    ) -> usize {
+    /// The values of `pre * scale + bias` that exceed their threshold by more than `floor`, with their latents (counted from `first`); returns how
+    /// many there are. The two outputs have room for as many entries as `pre` has.
+    fn compact_row(pre: &[f32], of: AffineRow<'_>, floor: f32, first: u32, latents: &mut [u32], values: &mut [f32]) -> usize {
         let mut found = 0;
         let whole = pre.len() / LANES * LANES;
-        let groups = pre.chunks_exact(LANES).zip(scale.chunks_exact(LANES)).zip(bias.chunks_exact(LANES));
-        for (group, ((pre, scale), bias)) in (0_u32..).zip(groups) {
-            found = compact_group((pre, scale, bias), first + group * LANES as u32, (latents, codes), found);
+        let scales = of.scale.chunks_exact(LANES).zip(of.bias.chunks_exact(LANES)).zip(of.threshold.chunks_exact(LANES));
+        for (group, (pre, ((scale, bias), threshold))) in (0_u32..).zip(pre.chunks_exact(LANES).zip(scales)) {
+            let first = first + group * LANES as u32;
+            found = compact_group(pre, (scale, bias, threshold), floor, first, (latents, values), found);
         }
-        let rest = (&pre[whole..], &scale[whole..], &bias[whole..]);
-        compact_group(rest, first + whole as u32, (latents, codes), found)
+        let rest = (&of.scale[whole..], &of.bias[whole..], &of.threshold[whole..]);
+        compact_group(&pre[whole..], rest, floor, first + whole as u32, (latents, values), found)
+    }
+}
+
+#[inline(always)]
+#[allow(clippy::inline_always)]
+fn add_listed(latents: &[u32], coefficients: &[f32], w: &[f32], out: &mut [f32]) {
+    let d = out.len();
+    let (by_four, one_by_one) = (latents.chunks_exact(4), latents.chunks_exact(4).remainder());
+    let c_by_four = coefficients.chunks_exact(4);
+    for (latent, c) in one_by_one.iter().zip(c_by_four.remainder()) {
+        for (out, w) in out.iter_mut().zip(row(w, *latent, d)) {
+            *out += c * w;
+        }
+    }
+    for (l, c) in by_four.zip(c_by_four) {
+        let (a, b) = (row(w, l[0], d).iter().zip(row(w, l[1], d)), row(w, l[2], d).iter().zip(row(w, l[3], d)));
+        for ((out, (w0, w1)), (w2, w3)) in out.iter_mut().zip(a).zip(b) {
+            *out += (c[0] * w0 + c[1] * w1) + (c[2] * w2 + c[3] * w3);
+        }
     }
 }
 
 vectorised! {
-    /// `out = scale * (sum_j coefficient_j w_j - x)` over the listed rows of `w`; returns the sum of squares before scaling.
-    fn decode_row(x: &[f32], latents: &[u32], coefficients: &[f32], w: &[f32], scale: f32, out: &mut [f32]) -> f32 {
-        let d = x.len();
-        for (out, x) in out.iter_mut().zip(x) {
-            *out = -x;
+    /// `out += sum_j coefficient_j w_j` over the listed rows of `w`.
+    fn add_rows(latents: &[u32], coefficients: &[f32], w: &[f32], out: &mut [f32]) {
+        add_listed(latents, coefficients, w, out);
+    }
+}
+
+vectorised! {
+    /// `out = scale * (offset + sum_j coefficient_j w_j - x)` over the listed rows of `w`; returns the sum of squares before scaling.
+    fn decode_row(
+        x: &[f32],
+        offset: &[f32],
+        latents: &[u32],
+        coefficients: &[f32],
+        w: &[f32],
+        scale: f32,
+        out: &mut [f32],
+    ) -> f32 {
+        for (out, (x, offset)) in out.iter_mut().zip(x.iter().zip(offset)) {
+            *out = offset - x;
         }
-        let (by_four, one_by_one) = (latents.chunks_exact(4), latents.chunks_exact(4).remainder());
-        let c_by_four = coefficients.chunks_exact(4);
-        for (latent, c) in one_by_one.iter().zip(c_by_four.remainder()) {
-            for (out, w) in out.iter_mut().zip(row(w, *latent, d)) {
-                *out += c * w;
-            }
-        }
-        for (l, c) in by_four.zip(c_by_four) {
-            let (a, b) = (row(w, l[0], d).iter().zip(row(w, l[1], d)), row(w, l[2], d).iter().zip(row(w, l[3], d)));
-            for ((out, (w0, w1)), (w2, w3)) in out.iter_mut().zip(a).zip(b) {
-                *out += (c[0] * w0 + c[1] * w1) + (c[2] * w2 + c[3] * w3);
-            }
-        }
+        add_listed(latents, coefficients, w, out);
         let squares = dot_lanes(out, out);
         for out in out.iter_mut() {
             *out *= scale;
@@ -209,11 +234,11 @@ vectorised! {
 }
 
 vectorised! {
-    /// `deltas_j = (r . w_j) * scale_j + constant` over the listed rows of `w`.
-    fn dot_rows(r: &[f32], latents: &[u32], w: &[f32], scale: &[f32], constant: f32, deltas: &mut [f32]) {
+    /// `dots_j = (r . w_j) * scale_j` over the listed rows of `w`.
+    fn dot_rows(r: &[f32], latents: &[u32], w: &[f32], scale: &[f32], dots: &mut [f32]) {
         let d = r.len();
         let whole = latents.len() / 4 * 4;
-        for (l, deltas) in latents.chunks_exact(4).zip(deltas.chunks_exact_mut(4)) {
+        for (l, dots) in latents.chunks_exact(4).zip(dots.chunks_exact_mut(4)) {
             let mut sums = [[0.0_f32; LANES / 2]; 4];
             let rows = [row(w, l[0], d), row(w, l[1], d), row(w, l[2], d), row(w, l[3], d)];
             for (chunk, r) in r.chunks_exact(LANES / 2).enumerate() {
@@ -225,13 +250,13 @@ vectorised! {
                 }
             }
             let tail = d / (LANES / 2) * (LANES / 2);
-            for (q, delta) in deltas.iter_mut().enumerate() {
+            for (q, dot) in dots.iter_mut().enumerate() {
                 let rest: f32 = r[tail..].iter().zip(&rows[q][tail..]).map(|(r, w)| r * w).sum();
-                *delta = (sums[q].iter().sum::<f32>() + rest) * scale[l[q] as usize] + constant;
+                *dot = (sums[q].iter().sum::<f32>() + rest) * scale[l[q] as usize];
             }
         }
-        for (latent, delta) in latents[whole..].iter().zip(&mut deltas[whole..]) {
-            *delta = dot_lanes(r, row(w, *latent, d)) * scale[*latent as usize] + constant;
+        for (latent, dot) in latents[whole..].iter().zip(&mut dots[whole..]) {
+            *dot = dot_lanes(r, row(w, *latent, d)) * scale[*latent as usize];
         }
     }
 }
@@ -258,23 +283,32 @@ vectorised! {
 }
 
 vectorised! {
-    /// In place, `max(0, pre * scale + bias)`; returns the sum of the row and how many of its values are positive.
-    fn relu_row(pre: &mut [f32], scale: &[f32], bias: &[f32]) -> (f32, u32) {
-        let mut active = 0_u32;
-        for ((pre, scale), bias) in pre.iter_mut().zip(scale).zip(bias) {
-            let value = *pre * scale + bias;
-            *pre = if value > 0.0 { value } else { 0.0 };
-            active += u32::from(value > 0.0);
-        }
-        let mut sums = [0.0_f32; LANES];
-        let chunks = pre.chunks_exact(LANES);
-        let rest: f32 = chunks.remainder().iter().sum();
-        for chunk in chunks {
-            for lane in 0..LANES {
-                sums[lane] += chunk[lane];
+    /// `gradient += sum_i coefficient_i x_i` over the listed rows of `x`, each the first values of `stride`.
+    fn gather_rows(gradient: &mut [f32], rows: &[u32], coefficients: &[f32], x: &[f32], stride: usize) {
+        let d = gradient.len();
+        let of = |i: u32| &x[i as usize * stride..][..d];
+        let (by_four, one_by_one) = (rows.chunks_exact(4), rows.chunks_exact(4).remainder());
+        let c_by_four = coefficients.chunks_exact(4);
+        for (i, c) in one_by_one.iter().zip(c_by_four.remainder()) {
+            for (gradient, x) in gradient.iter_mut().zip(of(*i)) {
+                *gradient += c * x;
             }
         }
-        (sums.iter().sum::<f32>() + rest, active)
+        for (i, c) in by_four.zip(c_by_four) {
+            let (a, b) = (of(i[0]).iter().zip(of(i[1])), of(i[2]).iter().zip(of(i[3])));
+            for ((gradient, (x0, x1)), (x2, x3)) in gradient.iter_mut().zip(a).zip(b) {
+                *gradient += (c[0] * x0 + c[1] * x1) + (c[2] * x2 + c[3] * x3);
+            }
+        }
+    }
+}
+
+vectorised! {
+    /// In place, `pre * scale + bias`.
+    fn affine_row(pre: &mut [f32], scale: &[f32], bias: &[f32]) {
+        for ((pre, scale), bias) in pre.iter_mut().zip(scale).zip(bias) {
+            *pre = *pre * scale + bias;
+        }
     }
 }
 
@@ -288,27 +322,68 @@ vectorised! {
 }
 
 vectorised! {
-    /// Where the code is positive `delta * scale + constant`, else 0; the row is also added to `sums`.
-    fn mask_row(deltas: &mut [f32], codes: &[f32], scale: &[f32], constant: f32, sums: &mut [f32]) {
-        for (((delta, code), scale), sum) in deltas.iter_mut().zip(codes).zip(scale).zip(sums) {
-            let value = *delta * scale + constant;
-            *delta = if *code > 0.0 { value } else { 0.0 };
-            *sum += *delta;
+    /// `sums += row`, value by value.
+    fn add_row(sums: &mut [f32], values: &[f32]) {
+        for (sum, value) in sums.iter_mut().zip(values) {
+            *sum += value;
         }
     }
 }
 
 vectorised! {
-    /// `x_hat` becomes `scale * (x_hat - x)`; returns the sum of squares before scaling.
-    fn residual_row(x_hat: &mut [f32], x: &[f32], scale: f32) -> f32 {
-        for (x_hat, x) in x_hat.iter_mut().zip(x) {
-            *x_hat -= x;
+    /// `row -= other`, value by value.
+    fn subtract_row(values: &mut [f32], other: &[f32]) {
+        for (value, other) in values.iter_mut().zip(other) {
+            *value -= other;
+        }
+    }
+}
+
+vectorised! {
+    /// The sum of a row and how many of its values are positive.
+    fn sum_row(values: &[f32]) -> (f32, u32) {
+        let (mut sums, mut active) = ([0.0_f32; LANES], [0_u32; LANES]);
+        let chunks = values.chunks_exact(LANES);
+        let rest = chunks.remainder();
+        for chunk in chunks {
+            for lane in 0..LANES {
+                sums[lane] += chunk[lane];
+                active[lane] += u32::from(chunk[lane] > 0.0);
+            }
+        }
+        let positive = rest.iter().filter(|v| **v > 0.0).count() as u32;
+        (sums.iter().sum::<f32>() + rest.iter().sum::<f32>(), active.iter().sum::<u32>() + positive)
+    }
+}
+
+vectorised! {
+    /// `scale * (x_hat + offset - x)` in place of `x_hat`; returns the sum of squares before scaling.
+    fn residual_row(x_hat: &mut [f32], offset: &[f32], x: &[f32], scale: f32) -> f32 {
+        for (x_hat, (offset, x)) in x_hat.iter_mut().zip(offset.iter().zip(x)) {
+            *x_hat += offset - x;
         }
         let squares = dot_lanes(x_hat, x_hat);
         for x_hat in x_hat.iter_mut() {
             *x_hat *= scale;
         }
         squares
+    }
+}
+
+vectorised! {
+    /// Takes from `gradient` its part along the unit row `w`.
+    fn remove_along(gradient: &mut [f32], w: &[f32]) {
+        let along = dot_lanes(gradient, w);
+        for (gradient, w) in gradient.iter_mut().zip(w) {
+            *gradient -= along * w;
+        }
+    }
+}
+
+vectorised! {
+    /// The sum of squares of a row.
+    fn squares(values: &[f32]) -> f32 {
+        dot_lanes(values, values)
     }
 }
 
@@ -354,17 +429,21 @@ mod tests {
 
     proptest! {
         #[test]
-        fn compaction_keeps_what_is_positive_in_order(n in 1usize..90, seed in 0u32..500) {
+        fn compaction_keeps_what_is_above_in_order(n in 1usize..90, seed in 0u32..500) {
             let (pre, scale, bias) = (values(n, seed), values(n, seed + 1), values(n, seed + 2));
+            let threshold = values(n, seed + 3);
             let (mut latents, mut codes) = (vec![0; n], vec![0.0; n]);
-            let found = compact_row(&pre, &scale, &bias, 100, &mut latents, &mut codes);
+            let of = AffineRow { scale: &scale, bias: &bias, threshold: &threshold };
+            let found = compact_row(&pre, of, 0.1, 100, &mut latents, &mut codes);
             let mut dense = pre.clone();
-            let (sum, active) = relu_row(&mut dense, &scale, &bias);
-            let want: Vec<(u32, f32)> = (100..).zip(dense).filter(|(_, c)| *c > 0.0).collect();
+            affine_row(&mut dense, &scale, &bias);
+            let above = |(j, value): &(u32, f32)| value - threshold[*j as usize - 100] > 0.1;
+            let want: Vec<(u32, f32)> = (100..).zip(dense.iter().copied()).filter(above).collect();
             let got: Vec<(u32, f32)> = latents[..found].iter().copied().zip(codes[..found].iter().copied()).collect();
-            prop_assert_eq!(active as usize, want.len());
-            prop_assert!((sum - want.iter().map(|(_, c)| c).sum::<f32>()).abs() < 1e-4);
             prop_assert_eq!(got, want);
+            let (sum, active) = sum_row(&dense);
+            prop_assert_eq!(active as usize, dense.iter().filter(|v| **v > 0.0).count());
+            prop_assert!((sum - dense.iter().sum::<f32>()).abs() < 1e-4);
         }
 
         #[test]
@@ -376,21 +455,25 @@ mod tests {
             let at = |m: &[f32], i: u32, k: usize| f64::from(m[i as usize * d + k]);
 
             let mut out = vec![9.0; d];
-            let squares = decode_row(&x[..d], &latents, &c, &w, 0.5, &mut out);
-            let want: Vec<f64> = (0..d).map(|k| latents.iter().zip(&c).map(|(j, c)| f64::from(*c) * at(&w, *j, k)).sum::<f64>() - at(&x, 0, k)).collect();
+            let squares = decode_row(&x[..d], &r[..d], &latents, &c, &w, 0.5, &mut out);
+            let sum = |k: usize| latents.iter().zip(&c).map(|(j, c)| f64::from(*c) * at(&w, *j, k)).sum::<f64>();
+            let want: Vec<f64> = (0..d).map(|k| sum(k) + at(&r, 0, k) - at(&x, 0, k)).collect();
             prop_assert!(close(&out, &want.iter().map(|v| v * 0.5).collect::<Vec<_>>()));
             prop_assert!(close(&[squares], &[want.iter().map(|v| v * v).sum()]));
 
             let scale = values(rows, seed + 5);
             let mut dots = vec![9.0; n];
-            dot_rows(&r[..d], &latents, &w, &scale, 0.25, &mut dots);
-            let want: Vec<f64> = latents.iter().map(|j| (0..d).map(|k| at(&r, 0, k) * at(&w, *j, k)).sum::<f64>() * f64::from(scale[*j as usize]) + 0.25).collect();
+            dot_rows(&r[..d], &latents, &w, &scale, &mut dots);
+            let want: Vec<f64> = latents.iter().map(|j| (0..d).map(|k| at(&r, 0, k) * at(&w, *j, k)).sum::<f64>() * f64::from(scale[*j as usize])).collect();
             prop_assert!(close(&dots, &want));
 
             let mut gradient = vec![1.0; d];
             gather_gradient(&mut gradient, &latents, &c, &delta, &x, &r);
+            let mut apart = vec![1.0; d];
+            gather_rows(&mut apart, &latents, &c, &r, d);
+            gather_rows(&mut apart, &latents, &delta, &x, d);
             let want: Vec<f64> = (0..d).map(|k| 1.0 + latents.iter().zip(c.iter().zip(&delta)).map(|(i, (c, delta))| f64::from(*c) * at(&r, *i, k) + f64::from(*delta) * at(&x, *i, k)).sum::<f64>()).collect();
-            prop_assert!(close(&gradient, &want));
+            prop_assert!(close(&gradient, &want) && close(&apart, &want));
         }
 
         #[test]

@@ -7,22 +7,21 @@
 //! use std::convert::Infallible;
 //! use std::ops::ControlFlow;
 //!
-//! use monosem_sae::{AdamMode, Planted, PlantedConfig, Precision, TrainConfig, TrainOutcome, train};
+//! use monosem_sae::{Planted, PlantedConfig, RunOptions, Spaces, TrainConfig, TrainOutcome, train};
 //! use ndarray::ArrayViewMut2;
 //!
 //! let data = Planted::new(PlantedConfig {
 //!     d_in: 16, n_features: 24, mean_active: 2.0, decay: 1.0, correlated: false, second_strength: false, noise: 0.0, seed: 1,
 //! });
 //! let config = TrainConfig {
-//!     n_latents: 32, alpha: 1e-2, lr: 1e-2, batch: 256, steps: 50, adam: AdamMode::Standard, precision: Precision::F32,
-//!     lr_warmup_steps: 0, lr_decay_steps: 10, seed: 1,
+//!     n_latents: 32, alpha: 1e-2, lr: 1e-2, batch: 256, steps: 50, lr_decay_steps: 10, ..TrainConfig::default()
 //! };
-//! let mut batches = |step, mut out: ArrayViewMut2<'_, f32>| {
-//!     out.assign(&data.sample(step, 256));
+//! let mut batches = |step, mut input: ArrayViewMut2<'_, f32>, _: Option<ArrayViewMut2<'_, f32>>| {
+//!     input.assign(&data.sample(step, 256));
 //!     Ok::<(), Infallible>(())
 //! };
 //! let mut last = None;
-//! let outcome = train(&config, 16, 1.0, &mut batches, None, 0, &mut |_, stats, _| {
+//! let outcome = train(&config, Spaces::autoencoder(16, 1.0), &mut batches, RunOptions::default(), &mut |_, stats, _| {
 //!     last = Some(*stats);
 //!     ControlFlow::Continue(())
 //! })?;
@@ -41,40 +40,50 @@
 //! same numbers up to the order of summation. No result depends on the number of threads.
 
 mod adam;
+mod checkpoint;
 mod config;
 mod dense;
+mod encode;
 mod error;
+mod family;
 mod kernels;
-mod latents;
+mod lists;
+mod parameters;
 mod planted;
+mod resample;
+mod sae;
+mod spaces;
 mod state;
-mod tied;
 mod tile;
 mod train;
+mod update;
 
-pub use config::{AdamMode, ConfigError, TrainConfig};
+pub use config::{AdamMode, AuxK, ConfigError, EarlyStopping, TrainConfig};
 pub use error::{CheckpointError, SaeError, StepError};
+pub use family::{BatchTopK, Family, Gated, JumpRelu, Matryoshka, Relu, Tied, TopK};
 pub use monosem_bf16::Precision;
 pub use planted::{Planted, PlantedConfig};
+pub use sae::{Sae, StepPath};
+pub use spaces::{Space, Spaces};
 pub use state::TrainState;
-pub use tied::{StepPath, TiedSae};
-pub use train::{TrainOutcome, train};
+pub use train::{Batches, OnStep, RunOptions, TrainOutcome, train, train_ensemble};
 
 use ndarray::ArrayView2;
+use serde::Serialize;
 
 /// What a schedule decides for one step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct StepParams {
     /// Adam's learning rate.
     pub lr: f32,
-    /// L1 coefficient, on the scale of [`TrainConfig::alpha`].
+    /// Sparsity coefficient, on the scale of [`TrainConfig::alpha`].
     pub alpha: f32,
 }
 
 /// Figures of one step, of the weights before it, in units of the scaled activations.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct StepStats {
-    /// `mse + alpha * l1`.
+    /// What is minimised: `mse`, other reconstructions that the family counts, `alpha` times its penalty, and `aux`.
     pub loss: f32,
     /// Mean over rows and dimensions of `(x_hat - x)^2`.
     pub mse: f32,
@@ -84,18 +93,28 @@ pub struct StepStats {
     pub l0: f32,
     /// `mse` over the variance of the batch about its own mean per dimension: the fraction of variance unexplained, on this batch.
     pub fvu_batch: f32,
+    /// The auxiliary loss of dead latents, with its coefficient.
+    pub aux: f32,
+    /// Latents without an active code for [`TrainConfig::dead_after_steps`].
+    pub dead: usize,
 }
 
 /// One training step at a time, on whatever device: the seam between a trainer and those that drive it.
 pub trait TrainStep {
-    /// Takes one step on the rows of `batch` `[rows, d_in]`, activations as they come (the input scale is applied inside).
+    /// Takes one step on the rows of `input` `[rows, d_in]`, activations as they come (the scale is applied inside), and for a transcoder of `target`
+    /// `[rows, d_out]`.
     ///
     /// # Errors
-    /// If the batch holds a value that is not finite, or training diverged.
+    /// If the batch holds a value that is not finite, training diverged, or all latents are dead.
     ///
     /// # Panics
-    /// If the batch is not `d_in` wide or has no rows.
-    fn step(&mut self, batch: ArrayView2<'_, f32>, schedule: StepParams) -> Result<StepStats, StepError>;
+    /// If the batch is not `d_in` wide or has no rows; if there is no target for a transcoder, one for an autoencoder, or one of another shape.
+    fn step(
+        &mut self,
+        input: ArrayView2<'_, f32>,
+        target: Option<ArrayView2<'_, f32>>,
+        schedule: StepParams,
+    ) -> Result<StepStats, StepError>;
 
     /// Weights, moments and counters: everything a resume needs.
     ///

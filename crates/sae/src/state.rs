@@ -1,173 +1,115 @@
-//! Everything a training run needs to go on, in memory and on disk.
+//! Everything a training run needs to go on.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io::Write as _;
-use std::path::Path;
 
 use ndarray::ArrayD;
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
-use serde::{Deserialize, Serialize};
 
-use crate::{CheckpointError, TrainConfig};
+use crate::family::MAX_EXTRAS;
+use crate::parameters::{Parameters, Trained};
+use crate::sae::Memory;
+use crate::{ConfigError, Sae, Spaces, TrainConfig};
 
-const STATE: &str = "state.json";
-const FORMAT: &str = "monosem-train-state-1";
-const INPUT_SCALE: &str = "input_scale";
+/// Suffixes of the names of a parameter's values and of its first and second moments.
+const PARTS: [&str; 3] = ["", "_m", "_v"];
+const SILENT: &str = "silent";
 
 /// The state of a training run between two steps: loaded again, it goes on to the same bytes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TrainState {
-    /// Which autoencoder it is the state of; `tied` for [`crate::TiedSae`].
-    pub family: String,
     /// The settings of the run.
     pub config: TrainConfig,
-    /// Width of the activations.
-    pub d_in: usize,
-    /// Factor on the activations before anything else.
-    pub input_scale: f32,
+    /// What is read and what is reconstructed.
+    pub spaces: Spaces,
     /// Steps done.
     pub step: u64,
-    /// Whole numbers the family keeps, by name.
+    /// Numbers that steps leave for later ones, by name; those of `f32` as their bits.
     pub counters: BTreeMap<String, u64>,
-    /// Weights and moments, by name.
+    /// Weights `w_enc`, `b_enc`, ..., their moments `w_enc_m`, `w_enc_v`, ..., and the steps since each latent was active, `silent`, by name.
     pub tensors: BTreeMap<String, ArrayD<f32>>,
 }
 
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Header {
-    format: String,
-    family: String,
-    config: TrainConfig,
-    d_in: usize,
-    step: u64,
-    counters: BTreeMap<String, u64>,
-    /// Name of the file with the tensors, beside this one.
-    tensors: String,
-    /// BLAKE3 of that file.
-    blake3: String,
-}
-
 impl TrainState {
-    /// Writes `state.json` and the safetensors file that it names into `folder`, made if it is not there. The state that was there before stays
-    /// whole until the new one is: the renaming of `state.json` is the one moment at which the new state replaces the old one.
-    ///
-    /// # Errors
-    /// If a file cannot be written.
-    pub fn save(&self, folder: &Path) -> Result<(), CheckpointError> {
-        fs::create_dir_all(folder).map_err(|source| io("create", folder, source))?;
-        let scale = self.input_scale.to_le_bytes();
-        let bytes: Vec<(&str, Vec<usize>, Vec<u8>)> = self
-            .tensors
-            .iter()
-            .map(|(name, t)| (name.as_str(), t.shape().to_vec(), t.iter().flat_map(|v| v.to_le_bytes()).collect()))
-            .chain([(INPUT_SCALE, vec![1], scale.to_vec())])
-            .collect();
-        let invalid =
-            |e: &dyn std::fmt::Display| CheckpointError::Invalid { path: folder.into(), problem: e.to_string() };
-        let views = bytes
-            .iter()
-            .map(|(name, shape, bytes)| Ok((*name, TensorView::new(Dtype::F32, shape.clone(), bytes)?)))
-            .collect::<Result<Vec<_>, safetensors::SafeTensorError>>()
-            .map_err(|e| invalid(&e))?;
-        let file = safetensors::serialize(views, None).map_err(|e| invalid(&e))?;
-        let blake3 = blake3::hash(&file).to_hex().to_string();
-        let tensors = format!("state-{}.safetensors", &blake3[..16]);
-        write_whole(&folder.join(&tensors), &file)?;
-
-        let header = Header {
-            format: FORMAT.into(),
-            family: self.family.clone(),
-            config: self.config.clone(),
-            d_in: self.d_in,
-            step: self.step,
-            counters: self.counters.clone(),
-            tensors: tensors.clone(),
-            blake3,
+    pub(crate) fn of(sae: &Sae) -> Self {
+        let tensor = |shape: &[usize], values: &[f32]| {
+            ArrayD::from_shape_vec(shape, values.to_vec()).expect("the length is that of the shape")
         };
-        let mut json = serde_json::to_vec_pretty(&header).map_err(|e| invalid(&e))?;
-        json.push(b'\n');
-        write_whole(&folder.join(STATE), &json)?;
-        remove_others(folder, &tensors)
+        let mut tensors = BTreeMap::new();
+        for (name, shape, Trained { value, m, v }) in sae.parameters.named() {
+            for (part, values) in PARTS.iter().zip([value, m, v]) {
+                tensors.insert(format!("{name}{part}"), tensor(&shape, values));
+            }
+        }
+        // Exact up to 2^24 steps; a latent silent for as long is as dead.
+        let silent: Vec<f32> = sae.parameters.silent.iter().map(|steps| (*steps).min(1 << 24) as f32).collect();
+        tensors.insert(SILENT.into(), tensor(&[silent.len()], &silent));
+        let Memory { steps_done, last_rows, last_active, first_fvu, last_choice, threshold, best_fvu, since_best } =
+            sae.memory;
+        let bits = |value: f32| u64::from(value.to_bits());
+        let counters = [
+            ("last_rows", last_rows),
+            ("last_active", last_active),
+            ("first_fvu", bits(first_fvu)),
+            ("last_choice", bits(last_choice)),
+            ("threshold", bits(threshold)),
+            ("best_fvu", bits(best_fvu)),
+            ("since_best", since_best),
+        ];
+        let counters = counters.map(|(name, value)| (name.to_owned(), value)).into();
+        Self { config: sae.config.clone(), spaces: sae.spaces, step: steps_done, counters, tensors }
     }
+}
 
-    /// Whether `folder` holds a state (which may still turn out to be damaged).
-    #[must_use]
-    pub fn is_in(folder: &Path) -> bool {
-        folder.join(STATE).is_file()
-    }
-
-    /// Reads what [`Self::save`] wrote.
+impl Sae {
+    /// Goes on from a state that [`crate::TrainStep::state`] gave, perhaps in another process.
     ///
     /// # Errors
-    /// If a file is missing, damaged (its checksum is compared) or of another format.
-    pub fn load(folder: &Path) -> Result<Self, CheckpointError> {
-        let path = folder.join(STATE);
-        let invalid = |path: &Path, problem: String| CheckpointError::Invalid { path: path.into(), problem };
-        let header: Header = serde_json::from_slice(&read(&path)?)
-            .map_err(|e| invalid(&path, format!("not the state of a training run: {e}")))?;
-        if header.format != FORMAT {
-            return Err(invalid(&path, format!("format {:?}, expected {FORMAT:?}", header.format)));
-        }
-        if Path::new(&header.tensors).file_name().is_none_or(|name| name != header.tensors.as_str()) {
-            return Err(invalid(&path, format!("tensors {:?} is not the name of a file beside it", header.tensors)));
-        }
-        let path = folder.join(&header.tensors);
-        let bytes = read(&path)?;
-        if blake3::hash(&bytes).to_hex().as_str() != header.blake3 {
-            return Err(invalid(&path, format!("truncated or damaged: its checksum is not the one in {STATE}")));
-        }
-        let file = SafeTensors::deserialize(&bytes).map_err(|e| invalid(&path, format!("not safetensors: {e}")))?;
-        let mut tensors = BTreeMap::new();
-        for (name, view) in file.tensors() {
-            if view.dtype() != Dtype::F32 {
-                return Err(invalid(&path, format!("{name} is {:?}, expected F32", view.dtype())));
+    /// If a tensor or counter is missing, of another shape than the settings say, or not finite.
+    pub fn from_state(state: TrainState) -> Result<Self, ConfigError> {
+        let TrainState { config, spaces, step, counters, mut tensors } = state;
+        spaces.validate(&config.family)?;
+        config.validate(spaces.input.d.max(spaces.output().d))?;
+        let error = |key: &str, problem: String| ConfigError { key: "state", problem: format!("{key:?} {problem}") };
+        let mut take = |name: &str, shape: &[usize]| {
+            let tensor = tensors.remove(name).ok_or_else(|| error(name, "is missing".into()))?;
+            if tensor.shape() != shape {
+                return Err(error(name, format!("is {:?}, expected {shape:?}", tensor.shape())));
             }
-            let values: Vec<f32> = view.data().as_chunks().0.iter().map(|v| f32::from_le_bytes(*v)).collect();
-            let tensor =
-                ArrayD::from_shape_vec(view.shape(), values).map_err(|e| invalid(&path, format!("{name}: {e}")))?;
-            tensors.insert(name, tensor);
+            if !tensor.iter().all(|v| v.is_finite()) {
+                return Err(error(name, "holds a value that is not finite".into()));
+            }
+            Ok(tensor.iter().copied().collect::<Vec<f32>>())
+        };
+        let (layout, n) = (spaces.layout(&config.family), config.n_latents);
+        let (d_in, d_out) = (spaces.input.d, spaces.output().d);
+        let mut trained = |name: &str, shape: &[usize]| {
+            let [value, m, v] = PARTS.map(|part| take(&format!("{name}{part}"), shape));
+            Ok::<_, ConfigError>(Trained { value: value?, m: m?, v: v? })
+        };
+        let (w_enc, b_enc) = (trained("w_enc", &[n, d_in])?, trained("b_enc", &[n])?);
+        let w_dec = if layout.tied { Trained::default() } else { trained("w_dec", &[n, d_out])? };
+        let b_dec =
+            if layout.decoder_bias { trained("b_dec", &[d_out])? } else { Trained::new(vec![0.0; d_out]) };
+        let mut extras: [Trained; MAX_EXTRAS] = Default::default();
+        for (extra, name) in extras.iter_mut().zip(layout.extras) {
+            *extra = trained(name, &[n])?;
         }
-        let input_scale = tensors
-            .remove(INPUT_SCALE)
-            .and_then(|t| t.first().copied())
-            .ok_or_else(|| invalid(&path, format!("no tensor {INPUT_SCALE}")))?;
-        let Header { family, config, d_in, step, counters, .. } = header;
-        Ok(Self { family, config, d_in, input_scale, step, counters, tensors })
+        let mut parameters = Parameters::from_parts(layout, [d_in, d_out], [w_enc, w_dec], [b_enc, b_dec], extras);
+        parameters.silent = take(SILENT, &[n])?.into_iter().map(|steps| steps as u32).collect();
+        let count = |name: &str| counters.get(name).copied().ok_or_else(|| error(name, "is missing".into()));
+        let value = |name: &str| {
+            let bits = u32::try_from(count(name)?).map_err(|_| error(name, "is not the bits of an f32".into()))?;
+            Ok::<_, ConfigError>(f32::from_bits(bits))
+        };
+        let memory = Memory {
+            steps_done: step,
+            last_rows: count("last_rows")?,
+            last_active: count("last_active")?,
+            first_fvu: value("first_fvu")?,
+            last_choice: value("last_choice")?,
+            threshold: value("threshold")?,
+            best_fvu: value("best_fvu")?,
+            since_best: count("since_best")?,
+        };
+        Ok(Self::assemble(config, spaces, parameters, memory))
     }
-}
-
-/// Files of earlier states and of writes that were cut off.
-fn remove_others(folder: &Path, keep: &str) -> Result<(), CheckpointError> {
-    for entry in fs::read_dir(folder).map_err(|source| io("list", folder, source))? {
-        let entry = entry.map_err(|source| io("list", folder, source))?;
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        let ours = name.starts_with("state-") && (name.ends_with(".safetensors") || name.ends_with(".tmp"));
-        if ours && name != keep {
-            fs::remove_file(entry.path()).map_err(|source| io("remove", &entry.path(), source))?;
-        }
-    }
-    Ok(())
-}
-
-fn io(action: &'static str, path: &Path, source: std::io::Error) -> CheckpointError {
-    CheckpointError::Io { action, path: path.into(), source }
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, CheckpointError> {
-    fs::read(path).map_err(|source| io("read", path, source))
-}
-
-/// Writes beside `path` and renames, so that `path` is never half written.
-fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), CheckpointError> {
-    let beside = path.with_extension("tmp");
-    let write = || {
-        let mut file = fs::File::create(&beside)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&beside, path)
-    };
-    write().map_err(|source| io("write", path, source))
 }

@@ -1,287 +1,300 @@
-//! The sparse path, one tile of rows at a time: encode, keep what is active, decode, residual, back to the active latents.
+//! One tile of rows: loaded, and taken from its entries to the reconstruction and back.
 
 use std::cell::RefCell;
 
-use monosem_bf16::{Active, Affine, Columns, Kernel, Rows, active};
 use ndarray::ArrayView2;
 
-use crate::kernels::{Matrix, compact_row, decode_row, dot_rows, load_row, product};
-
-/// Rows of a tile. A tile's activations and residuals stay in the cache of the core that works on it; the size is fixed, because sums
-/// over tiles must not depend on the number of threads.
-pub(crate) const TILE_ROWS: usize = 256;
-
-/// Latents encoded at once: a tile's pre-activations are `TILE_ROWS x ENCODE_BLOCK` values, whatever the number of latents.
-const ENCODE_BLOCK: usize = 256;
-
-/// How far below 0 a pre-activation in bf16 may be for its latent to be computed again, in units of the root mean square of the largest row. Rounding moves each
-/// product by about a relative 2⁻⁹·⁵, and over a direction of length 1 that adds up to as many such units: this is eleven times as far, so that
-/// hardly any code is missed.
-const BF16_MARGIN: f32 = 1.0 / 64.0;
-
-/// What encoding and back-propagation read: directions are `w` times `scale`, row by row.
-#[derive(Clone, Copy)]
-pub(crate) struct Directions<'a> {
-    /// `[n_latents, d]`.
-    pub(crate) w: &'a [f32],
-    /// One over the length of each row `[n_latents]`.
-    pub(crate) scale: &'a [f32],
-    /// `[n_latents]`.
-    pub(crate) bias: &'a [f32],
-    /// Width.
-    pub(crate) d: usize,
-}
+use crate::encode::Candidates;
+use crate::family::{Dots, Entries, Formula, PerLatent};
+use crate::kernels::{add_row, add_rows, decode_row, dot_rows, load_row, squares, subtract_row};
+use crate::lists::Lists;
+use crate::parameters::Weights;
 
 /// Factors of the loss's gradient.
 #[derive(Clone, Copy)]
 pub(crate) struct Factors {
-    /// `2 / (rows d)`, of a residual.
+    /// `2 / (rows d)`, of a residual; divided by the number of prefixes if there are several.
     pub(crate) residual: f32,
-    /// `alpha / rows`, of an active code.
-    pub(crate) code: f32,
+    /// `alpha / rows`, of a penalty.
+    pub(crate) penalty: f32,
 }
 
 /// What one tile adds to the figures of a step.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct TileSums {
+    /// Of the reconstruction.
     pub(crate) squared_error: f64,
+    /// Of all reconstructions that the loss counts.
+    pub(crate) objective: f64,
+    pub(crate) penalty: f64,
     pub(crate) codes: f64,
     pub(crate) active: u64,
+    /// Squared error of what dead latents make of the residuals.
+    pub(crate) aux_error: f64,
+    /// Squares and sums by column of the target.
     pub(crate) squares: f64,
     pub(crate) columns: Vec<f32>,
     /// The first row that holds a value that is not a number or too large to square.
     pub(crate) bad_row: Option<usize>,
 }
 
+/// Buffers are kept from step to step.
+#[derive(Default)]
+pub(crate) struct Tile {
+    pub(crate) sums: TileSums,
+    /// The largest sum of squares of a row of the input.
+    pub(crate) largest_row: f32,
+    /// Kept only where the choice depends on other tiles.
+    pub(crate) candidates: Candidates,
+    pub(crate) lists: Lists,
+    /// Entries of dead latents, numbered among themselves.
+    pub(crate) aux: Lists,
+}
+
+/// Factors of the auxiliary loss.
+#[derive(Clone, Copy)]
+pub(crate) struct Auxiliary {
+    /// Values of `r` in a row of the batch.
+    pub(crate) stride: usize,
+    /// What the residuals in `r` are multiplied by.
+    pub(crate) residual: f32,
+    /// What those of the dead latents have to be.
+    pub(crate) factor: f32,
+}
+
+/// How a row's entries are reconstructed.
+#[derive(Clone, Copy)]
+pub(crate) struct Reconstruction<'a> {
+    pub(crate) weights: Weights<'a>,
+    pub(crate) formula: &'a dyn Formula,
+    pub(crate) factors: Factors,
+    /// Numbers of latents that reconstruct by themselves; the last is all.
+    pub(crate) prefixes: &'a [usize],
+}
+
 #[derive(Default)]
 struct Scratch {
-    pre: Vec<f32>,
-    columns: Columns,
-    thresholds: Vec<f32>,
-    candidates: Active,
-    latents: Vec<u32>,
+    second: Vec<f32>,
+    second_dots: Vec<f32>,
     coefficients: Vec<f32>,
-    deltas: Vec<f32>,
+    dots: Vec<f32>,
+    residual: Vec<f32>,
 }
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
-/// One tile's active codes, first by row, then by latent. Buffers are kept from step to step.
-#[derive(Default)]
-pub(crate) struct Tile {
-    pub(crate) sums: TileSums,
-    rows: usize,
-    /// The largest sum of squares of a row.
-    largest: f32,
-    /// Segment `block * rows + row` of the entries begins here; one more at the end.
-    segments: Vec<usize>,
-    latents: Vec<u32>,
-    codes: Vec<f32>,
-    deltas: Vec<f32>,
-    /// The entries of latent j are `starts[j]..starts[j + 1]` of the three below, rows ascending.
-    starts: Vec<u32>,
-    by_latent_rows: Vec<u32>,
-    by_latent_codes: Vec<f32>,
-    by_latent_deltas: Vec<f32>,
-}
-
 impl Tile {
     /// Copies rows of the batch times `scale` into `x` and starts the tile's sums.
-    pub(crate) fn load(&mut self, batch: ArrayView2<'_, f32>, scale: f32, x: &mut [f32]) {
-        let d = batch.ncols();
-        self.rows = batch.nrows();
-        self.sums = TileSums { columns: std::mem::take(&mut self.sums.columns), ..TileSums::default() };
-        self.largest = 0.0;
+    pub(crate) fn load(&mut self, batch: ArrayView2<'_, f32>, scale: f32, x: &mut [f32], center: Option<&[f32]>) {
+        let columns = std::mem::take(&mut self.sums.columns);
+        self.sums = TileSums { columns, ..TileSums::default() };
         self.sums.columns.clear();
-        self.sums.columns.resize(d, 0.0);
-        for (i, (row, x)) in batch.rows().into_iter().zip(x.chunks_exact_mut(d)).enumerate() {
+        self.sums.columns.resize(batch.ncols(), 0.0);
+        self.largest_row = 0.0;
+        for (i, (row, x)) in batch.rows().into_iter().zip(x.chunks_exact_mut(batch.ncols())).enumerate() {
             match row.as_slice() {
                 Some(row) => x.copy_from_slice(row),
                 None => x.iter_mut().zip(row).for_each(|(x, value)| *x = *value),
             }
-            let squares = load_row(x, scale, &mut self.sums.columns);
-            if !squares.is_finite() && self.sums.bad_row.is_none() {
+            let mut row_squares = load_row(x, scale, &mut self.sums.columns);
+            if !row_squares.is_finite() && self.sums.bad_row.is_none() {
                 self.sums.bad_row = Some(i);
             }
-            self.largest = self.largest.max(squares);
-            self.sums.squares += f64::from(squares);
+            self.sums.squares += f64::from(row_squares);
+            if let Some(center) = center {
+                subtract_row(x, center);
+                row_squares = squares(x);
+            }
+            self.largest_row = self.largest_row.max(row_squares);
         }
     }
 
-    /// The whole sparse path of the tile: `r` becomes the residuals times `factors.residual`, and [`Self::gather`] is ready.
-    pub(crate) fn run(
-        &mut self,
-        x: &[f32],
-        r: &mut [f32],
-        directions: Directions<'_>,
-        rounded: Option<&Rows>,
-        factors: Factors,
-    ) {
+    /// The same for what is to be reconstructed, where that is not the input: the sums are of this.
+    pub(crate) fn load_target(&mut self, batch: ArrayView2<'_, f32>, scale: f32, x: &mut [f32]) {
+        let (largest_row, bad_row) = (self.largest_row, self.sums.bad_row);
+        self.load(batch, scale, x, None);
+        self.largest_row = largest_row;
+        self.sums.bad_row = bad_row.or(self.sums.bad_row);
+    }
+
+    /// Codes, residuals and gradients of the entries. `r` `[rows, prefixes, d_out]` becomes the gradients of the reconstructions of each group of latents
+    /// between two prefixes.
+    pub(crate) fn run(&mut self, target: &[f32], r: &mut [f32], by: Reconstruction<'_>, n_extras: usize) {
+        let Reconstruction { weights: of, prefixes, .. } = by;
+        self.lists.prepare(n_extras);
         SCRATCH.with_borrow_mut(|scratch| {
-            match rounded {
-                None => self.encode(x, directions, &mut scratch.pre),
-                Some(rounded) => self.encode_in_bf16(x, directions, rounded, scratch),
+            let rows = target.chunks_exact(of.d_out).zip(r.chunks_exact_mut(of.d_out * prefixes.len().max(1)));
+            for (i, (target, r)) in rows.enumerate() {
+                self.run_row(i, target, r, by, scratch);
             }
-            self.backward(x, r, directions, factors, scratch);
         });
-        self.sort_by_latent(directions.bias.len());
+        self.lists.sort_by_latent(of.scale.len());
     }
 
-    fn encode(&mut self, x: &[f32], of: Directions<'_>, pre: &mut Vec<f32>) {
-        let n_latents = of.bias.len();
-        self.segments.clear();
-        self.segments.push(0);
-        let mut found = 0;
-        for first in (0..n_latents).step_by(ENCODE_BLOCK) {
-            let block = first..(first + ENCODE_BLOCK).min(n_latents);
-            let width = block.len();
-            pre.resize(self.rows * width, 0.0);
-            let w = Matrix::new(&of.w[block.start * of.d..block.end * of.d], of.d);
-            product(pre, Matrix::new(x, of.d), w.t(), false);
-            for pre in pre.chunks_exact(width) {
-                if self.latents.len() < found + width {
-                    let room = (found + width).next_power_of_two();
-                    self.latents.resize(room, 0);
-                    self.codes.resize(room, 0.0);
-                }
-                let room = found..found + width;
-                let (latents, codes) = (&mut self.latents[room.clone()], &mut self.codes[room]);
-                found +=
-                    compact_row(pre, &of.scale[block.clone()], &of.bias[block.clone()], first as u32, latents, codes);
-                self.segments.push(found);
-            }
+    fn run_row(&mut self, i: usize, target: &[f32], r: &mut [f32], by: Reconstruction<'_>, scratch: &mut Scratch) {
+        let Reconstruction { weights: of, formula, factors, prefixes } = by;
+        let Scratch { second, second_dots, coefficients, dots, residual } = scratch;
+        let (lists, sums) = (&mut self.lists, &mut self.sums);
+        let range = lists.starts[i]..lists.starts[i + 1];
+        let latents = &lists.latents[range.clone()];
+        let entries = Entries { latents, pre: &lists.pre[range.clone()], of: of.of };
+        let codes = &mut lists.codes[range.clone()];
+        second.resize(codes.len(), 0.0);
+        sums.penalty += f64::from(formula.codes(entries, codes, second));
+        sums.codes += codes.iter().map(|c| f64::from(*c)).sum::<f64>();
+        sums.active += codes.iter().filter(|c| **c > 0.0).count() as u64;
+
+        coefficients.clear();
+        coefficients.extend(latents.iter().zip(&*codes).map(|(j, c)| c * of.scale[*j as usize]));
+        dots.resize(codes.len(), 0.0);
+        if prefixes.is_empty() {
+            let error = decode_row(target, of.offset, latents, coefficients, of.dec, factors.residual, r);
+            sums.squared_error += f64::from(error);
+            sums.objective += f64::from(error);
+            dot_rows(r, latents, of.dec, of.scale, dots);
+        } else {
+            decode_prefixes(target, latents, coefficients, by, r, sums);
+            for_groups(latents, prefixes, |group, entries| {
+                let r = &r[group * of.d_out..][..of.d_out];
+                dot_rows(r, &latents[entries.clone()], of.dec, of.scale, &mut dots[entries]);
+            });
         }
-        self.deltas.resize(self.latents.len(), 0.0);
-        self.sums.active = found as u64;
-        self.sums.codes = self.codes[..found].iter().map(|c| f64::from(*c)).sum();
+        second_dots.clear();
+        if formula.layout().second_reconstruction {
+            residual.resize(of.d_out, 0.0);
+            second_dots.resize(codes.len(), 0.0);
+            let error = decode_row(target, of.offset, latents, second, of.dec, factors.residual, residual);
+            sums.objective += f64::from(error);
+            dot_rows(residual, latents, of.dec, of.scale, second_dots);
+        }
+        let dots = Dots { first: dots, second: second_dots, penalty: factors.penalty };
+        let extras = lists.extras.each_mut().map(|extra| extra.get_mut(range.clone()).unwrap_or_default());
+        formula.gradients(entries, dots, &mut lists.deltas[range], extras);
     }
 
-    /// Finds candidates in bf16 and computes their codes in f32.
-    fn encode_in_bf16(&mut self, x: &[f32], of: Directions<'_>, rounded: &Rows, scratch: &mut Scratch) {
-        let Scratch { columns, thresholds, candidates, latents, coefficients, .. } = scratch;
-        thresholds.clear();
-        thresholds.resize(of.bias.len(), -BF16_MARGIN * (self.largest / of.d as f32).sqrt());
-        columns.set(x, of.d);
-        let affine = Affine { scale: of.scale, bias: of.bias, threshold: thresholds };
-        active(Kernel::detect(), rounded, columns, affine, candidates);
-
-        // The candidates are by latent; by row, by counting. `segments[i]` serves as the place of row i's next candidate, and has become the beginning of
-        // row i + 1 when all are placed.
-        self.segments.clear();
-        self.segments.resize(self.rows + 1, 0);
-        for row in candidates.columns() {
-            self.segments[*row as usize + 1] += 1;
-        }
-        for row in 0..self.rows {
-            self.segments[row + 1] += self.segments[row];
-        }
-        latents.resize(candidates.len(), 0);
-        for (j, entries) in (0_u32..).zip(candidates.starts().windows(2)) {
-            for row in &candidates.columns()[entries[0]..entries[1]] {
-                let place = &mut self.segments[*row as usize];
-                latents[*place] = j;
-                *place += 1;
+    /// The auxiliary loss on the entries of dead latents: they reconstruct what the others left over. The last `d` values of each row of `r` are the gradient of
+    /// the others' whole reconstruction; `aux_r` becomes that of the dead latents'.
+    pub(crate) fn run_aux(&mut self, r: &[f32], aux_r: &mut [f32], dead: Weights<'_>, by: Auxiliary) {
+        let d = dead.d_out;
+        self.aux.prepare(0);
+        let lists = &mut self.aux;
+        SCRATCH.with_borrow_mut(|Scratch { residual, .. }| {
+            residual.resize(d, 0.0);
+            for (i, (r, aux_r)) in r.chunks_exact(by.stride).zip(aux_r.chunks_exact_mut(d)).enumerate() {
+                let range = lists.starts[i]..lists.starts[i + 1];
+                let latents = &lists.latents[range.clone()];
+                let codes = &mut lists.codes[range.clone()];
+                codes.copy_from_slice(&lists.pre[range.clone()]);
+                // The gradient is that of `x_hat - x`; what is left over is its opposite.
+                let left_over = residual.iter_mut().zip(&r[by.stride - d..]);
+                left_over.for_each(|(left_over, r)| *left_over = -r / by.residual);
+                let error = decode_row(residual, dead.offset, latents, codes, dead.dec, by.factor, aux_r);
+                self.sums.aux_error += f64::from(error);
+                dot_rows(aux_r, latents, dead.dec, dead.scale, &mut lists.deltas[range]);
             }
-        }
-        self.segments.rotate_right(1);
-        self.segments[0] = 0;
-
-        if self.latents.len() < latents.len() {
-            let room = latents.len().next_power_of_two();
-            self.latents.resize(room, 0);
-            self.codes.resize(room, 0.0);
-        }
-        let (mut first, mut found) = (0, 0);
-        for (row, x) in x.chunks_exact(of.d).enumerate() {
-            let candidates = &latents[first..self.segments[row + 1]];
-            first = self.segments[row + 1];
-            coefficients.resize(candidates.len(), 0.0);
-            dot_rows(x, candidates, of.w, of.scale, 0.0, coefficients);
-            for (latent, dot) in candidates.iter().zip(&*coefficients) {
-                let code = dot + of.bias[*latent as usize];
-                self.latents[found] = *latent;
-                self.codes[found] = code;
-                found += usize::from(code > 0.0);
-            }
-            self.segments[row + 1] = found;
-        }
-        self.deltas.resize(self.latents.len(), 0.0);
-        self.sums.active = found as u64;
-        self.sums.codes = self.codes[..found].iter().map(|c| f64::from(*c)).sum();
-    }
-
-    fn backward(&mut self, x: &[f32], r: &mut [f32], of: Directions<'_>, factors: Factors, scratch: &mut Scratch) {
-        for (i, (x, r)) in x.chunks_exact(of.d).zip(r.chunks_exact_mut(of.d)).enumerate() {
-            let segments = (i..self.segments.len() - 1).step_by(self.rows);
-            scratch.latents.clear();
-            scratch.coefficients.clear();
-            for segment in segments.clone() {
-                let entries = self.segments[segment]..self.segments[segment + 1];
-                let latents = &self.latents[entries.clone()];
-                scratch.latents.extend_from_slice(latents);
-                let scaled = latents.iter().zip(&self.codes[entries]).map(|(j, c)| c * of.scale[*j as usize]);
-                scratch.coefficients.extend(scaled);
-            }
-            let squares = decode_row(x, &scratch.latents, &scratch.coefficients, of.w, factors.residual, r);
-            self.sums.squared_error += f64::from(squares);
-            scratch.deltas.resize(scratch.latents.len(), 0.0);
-            dot_rows(r, &scratch.latents, of.w, of.scale, factors.code, &mut scratch.deltas);
-            let mut deltas = scratch.deltas.as_slice();
-            for segment in segments {
-                let entries = self.segments[segment]..self.segments[segment + 1];
-                let (these, others) = deltas.split_at(entries.len());
-                self.deltas[entries].copy_from_slice(these);
-                deltas = others;
-            }
-        }
-    }
-
-    /// The same entries ordered by latent, by counting.
-    fn sort_by_latent(&mut self, n_latents: usize) {
-        let active = self.sums.active as usize;
-        self.starts.clear();
-        self.starts.resize(n_latents + 1, 0);
-        for latent in &self.latents[..active] {
-            self.starts[*latent as usize + 1] += 1;
-        }
-        let mut total = 0;
-        for start in &mut self.starts {
-            total += *start;
-            *start = total;
-        }
-        if self.by_latent_rows.len() < active {
-            self.by_latent_rows.resize(self.latents.len(), 0);
-            self.by_latent_codes.resize(self.latents.len(), 0.0);
-            self.by_latent_deltas.resize(self.latents.len(), 0.0);
-        }
-        // `starts[j]` serves as the place of latent j's next entry, and has become `starts[j + 1]` when all are placed.
-        for segment in 0..self.segments.len() - 1 {
-            let row = (segment % self.rows) as u32;
-            for entry in self.segments[segment]..self.segments[segment + 1] {
-                let place = &mut self.starts[self.latents[entry] as usize];
-                self.by_latent_rows[*place as usize] = row;
-                self.by_latent_codes[*place as usize] = self.codes[entry];
-                self.by_latent_deltas[*place as usize] = self.deltas[entry];
-                *place += 1;
-            }
-        }
-        self.starts.rotate_right(1);
-        self.starts[0] = 0;
-    }
-
-    /// Rows of this tile, codes and deltas of the entries of latent `j`.
-    pub(crate) fn entries(&self, j: usize) -> (&[u32], &[f32], &[f32]) {
-        let entries = self.starts[j] as usize..self.starts[j + 1] as usize;
-        (&self.by_latent_rows[entries.clone()], &self.by_latent_codes[entries.clone()], &self.by_latent_deltas[entries])
+        });
+        lists.sort_by_latent(dead.scale.len());
     }
 
     /// Bytes of the buffers.
     pub(crate) fn bytes(&self) -> usize {
-        4 * (self.latents.capacity() + self.codes.capacity() + self.deltas.capacity() + self.starts.capacity())
-            + 4 * 3 * self.by_latent_rows.capacity()
-            + 8 * self.segments.capacity()
-            + 4 * self.sums.columns.capacity()
+        self.candidates.bytes() + self.lists.bytes() + self.aux.bytes() + 4 * self.sums.columns.capacity()
+    }
+}
+
+/// Calls `each` with the groups of latents between two prefixes that have entries, and those.
+fn for_groups(latents: &[u32], prefixes: &[usize], mut each: impl FnMut(usize, std::ops::Range<usize>)) {
+    let mut first = 0;
+    for (group, end) in prefixes.iter().enumerate() {
+        let last = first + latents[first..].partition_point(|j| (*j as usize) < *end);
+        if last > first {
+            each(group, first..last);
+        }
+        first = last;
+    }
+}
+
+/// Reconstructs with each prefix of the latents; `r` `[prefixes, d]` becomes, for each group of latents, the sum of the gradients of all reconstructions
+/// that it takes part in.
+fn decode_prefixes(
+    target: &[f32],
+    latents: &[u32],
+    coefficients: &[f32],
+    by: Reconstruction<'_>,
+    r: &mut [f32],
+    sums: &mut TileSums,
+) {
+    let Reconstruction { weights: of, factors, prefixes, .. } = by;
+    let d = of.d_out;
+    let (first, _) = r.split_at_mut(d);
+    first.iter_mut().zip(of.offset.iter().zip(target)).for_each(|(r, (offset, target))| *r = offset - target);
+    let mut done = 0;
+    for (group, end) in prefixes.iter().enumerate() {
+        if group > 0 {
+            r.copy_within((group - 1) * d..group * d, group * d);
+        }
+        let last = done + latents[done..].partition_point(|j| (*j as usize) < *end);
+        let residual = &mut r[group * d..][..d];
+        add_rows(&latents[done..last], &coefficients[done..last], of.dec, residual);
+        done = last;
+        let error = f64::from(squares(residual));
+        sums.objective += error / prefixes.len() as f64;
+        if group + 1 == prefixes.len() {
+            sums.squared_error += error;
+        }
+    }
+    r.iter_mut().for_each(|r| *r *= factors.residual);
+    for group in (1..prefixes.len()).rev() {
+        let (before, after) = r.split_at_mut(group * d);
+        add_row(&mut before[(group - 1) * d..], &after[..d]);
+    }
+}
+
+/// The parameters of a few latents, gathered: what the auxiliary loss encodes and decodes with.
+#[derive(Debug, Default)]
+pub(crate) struct Gathered {
+    pub(crate) latents: Vec<u32>,
+    enc: Vec<f32>,
+    dec: Vec<f32>,
+    bias: Vec<f32>,
+    scale: Vec<f32>,
+    offset: Vec<f32>,
+    pub(crate) length: Vec<f32>,
+    pub(crate) threshold: Vec<f32>,
+}
+
+impl Gathered {
+    /// Copies the parameters of `latents`.
+    pub(crate) fn set(&mut self, latents: impl Iterator<Item = usize>, of: Weights<'_>, length: &[f32]) {
+        let Self { latents: ids, enc, dec, bias, scale, offset, length: lengths, threshold } = self;
+        ids.clear();
+        for values in [&mut *enc, dec, bias, scale, lengths] {
+            values.clear();
+        }
+        for j in latents {
+            ids.push(j as u32);
+            enc.extend_from_slice(&of.enc[j * of.d_in..][..of.d_in]);
+            dec.extend_from_slice(&of.dec[j * of.d_out..][..of.d_out]);
+            bias.push(of.of.bias[j]);
+            scale.push(of.scale[j]);
+            lengths.push(length[j]);
+        }
+        offset.resize(of.d_out, 0.0);
+        threshold.resize(ids.len(), 0.0);
+    }
+
+    /// As weights of their own, without a decoder bias.
+    pub(crate) fn weights(&self, d_in: usize, d_out: usize) -> Weights<'_> {
+        let of = PerLatent { bias: &self.bias, extras: [&[]; 2], derived: &[] };
+        let Self { enc, dec, scale, offset, .. } = self;
+        Weights { enc, dec, scale, of, offset, d_in, d_out }
+    }
+
+    /// Bytes of the buffers.
+    pub(crate) fn bytes(&self) -> usize {
+        let floats = [&self.enc, &self.dec, &self.bias, &self.scale, &self.offset, &self.length, &self.threshold];
+        4 * (floats.into_iter().map(Vec::capacity).sum::<usize>() + self.latents.capacity())
     }
 }

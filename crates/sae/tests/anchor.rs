@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::ops::ControlFlow;
 
 use monosem_dictionary::{Dictionary, Evaluator, column_mean, mmcs};
-use monosem_sae::{AdamMode, Planted, PlantedConfig, Precision, TrainConfig, TrainOutcome, train};
+use monosem_sae::{AdamMode, Planted, PlantedConfig, RunOptions, Spaces, TrainConfig, TrainOutcome, train};
 use ndarray::{Array2, ArrayViewMut2};
 
 /// Tied autoencoder, d 128, G 256, R 2, 5 active, decay 0.99, identity covariance, no noise, batch 1024, lr 1e-3, 1421 steps, alpha 1e-3. The
@@ -38,23 +38,14 @@ fn train_one(adam: AdamMode, seed: u64) -> [f64; 3] {
         seed,
     };
     let data = Planted::with_covariance(config, Array2::eye(n).view());
-    let config = TrainConfig {
-        n_latents: n,
-        alpha: 1e-3,
-        lr: 1e-3,
-        batch,
-        steps: 1421,
-        adam,
-        precision: Precision::F32,
-        lr_warmup_steps: 0,
-        lr_decay_steps: 0,
-        seed,
-    };
-    let mut batches = |step: u64, mut out: ArrayViewMut2<'_, f32>| -> Result<(), Infallible> {
+    let config = TrainConfig { n_latents: n, alpha: 1e-3, lr: 1e-3, batch, steps: 1421, adam, seed, ..TrainConfig::default() };
+    let mut batches = |step: u64, mut out: ArrayViewMut2<'_, f32>, _: Option<ArrayViewMut2<'_, f32>>| {
         out.assign(&data.sample(step, batch));
-        Ok(())
+        Ok::<(), Infallible>(())
     };
-    let outcome = train(&config, d, 1.0, &mut batches, None, 0, &mut |_, _, _| ControlFlow::Continue(())).unwrap();
+    let mut on_step = |_: u64, _: &_, _: &_| ControlFlow::Continue(());
+    let spaces = Spaces::autoencoder(d, 1.0);
+    let outcome = train(&config, spaces, &mut batches, RunOptions::default(), &mut on_step).unwrap();
     let TrainOutcome::Finished(sae) = outcome else { panic!("nothing stops it") };
     let dictionary = sae.dictionary();
     // Many batches: each has probabilities of its own.

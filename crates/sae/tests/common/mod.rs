@@ -2,22 +2,34 @@
 
 #![allow(dead_code, reason = "each test file uses a part")]
 
-use monosem_sae::{AdamMode, Planted, PlantedConfig, Precision, StepPath, StepStats, TiedSae, TrainConfig, TrainStep};
-use ndarray::Array2;
+use monosem_sae::{
+    BatchTopK, Family, Gated, JumpRelu, Matryoshka, Planted, PlantedConfig, Relu, Sae, Space, Spaces, StepPath, StepStats,
+    Tied, TopK, TrainConfig, TrainStep,
+};
+use ndarray::{Array2, Axis};
 
 pub(crate) fn config(n_latents: usize, steps: u64) -> TrainConfig {
-    TrainConfig {
-        n_latents,
-        alpha: 5e-3,
-        lr: 3e-3,
-        batch: 300,
-        steps,
-        adam: AdamMode::Standard,
-        precision: Precision::F32,
-        lr_warmup_steps: 0,
-        lr_decay_steps: 0,
-        seed: 5,
-    }
+    TrainConfig { n_latents, alpha: 5e-3, lr: 3e-3, batch: 300, steps, seed: 5, ..TrainConfig::default() }
+}
+
+/// Every family, with a sparsity coefficient for it.
+pub(crate) fn families(n_latents: usize, k: usize) -> Vec<(Family, f32)> {
+    let prefixes = vec![n_latents / 4, n_latents / 2, n_latents];
+    vec![
+        (Family::Tied(Tied {}), 5e-3),
+        (Family::Relu(Relu { subtract_decoder_bias: true }), 5e-3),
+        (Family::Relu(Relu { subtract_decoder_bias: false }), 5e-3),
+        (Family::TopK(TopK { k }), 0.0),
+        (Family::BatchTopK(BatchTopK { k }), 0.0),
+        (Family::JumpRelu(JumpRelu { bandwidth: 0.3, initial_threshold: 0.2 }), 2e-3),
+        (Family::Gated(Gated {}), 5e-3),
+        (Family::Matryoshka(Matryoshka { k, prefixes }), 0.0),
+    ]
+}
+
+/// Those whose codes are chosen by a threshold: they have a dense path.
+pub(crate) fn has_dense_path(family: &Family) -> bool {
+    matches!(family, Family::Tied(_) | Family::Relu(_) | Family::JumpRelu(_) | Family::Gated(_))
 }
 
 /// Two tiles of rows, the second not full; 20 wide: no multiple of a vector.
@@ -34,14 +46,43 @@ pub(crate) fn data(d_in: usize) -> Planted {
     })
 }
 
-pub(crate) fn steps(sae: &mut TiedSae, data: &Planted, steps: std::ops::Range<u64>, path: StepPath) -> Vec<StepStats> {
-    sae.set_path(path);
-    let config = sae.config().clone();
-    steps.map(|step| sae.step(data.sample(step, config.batch).view(), config.schedule(step)).unwrap()).collect()
+/// From `d_in` to fewer dimensions.
+pub(crate) fn transcoder(d_in: usize) -> Spaces {
+    Spaces::transcoder(Space { d: d_in, scale: 2.0 }, Space { d: d_in / 2, scale: 1.3 })
 }
 
-pub(crate) fn tensor(sae: &TiedSae, name: &str) -> Vec<f32> {
+/// Something that a transcoder can learn of `x`: sums and absolute values of neighbours.
+pub(crate) fn target_of(x: &Array2<f32>, spaces: Spaces) -> Option<Array2<f32>> {
+    let d = spaces.target?.d;
+    let mut target = Array2::zeros((x.nrows(), d));
+    for (mut out, x) in target.axis_iter_mut(Axis(0)).zip(x.rows()) {
+        for k in 0..d {
+            out[k] = x[2 * k] + x[2 * k + 1].abs();
+        }
+    }
+    Some(target)
+}
+
+pub(crate) fn step_on(sae: &mut Sae, x: &Array2<f32>, step: u64) -> StepStats {
+    let (schedule, target) = (sae.config().schedule(step), target_of(x, sae.spaces()));
+    sae.step(x.view(), target.as_ref().map(|target| target.view()), schedule).unwrap()
+}
+
+pub(crate) fn steps(sae: &mut Sae, data: &Planted, steps: std::ops::Range<u64>, path: StepPath) -> Vec<StepStats> {
+    sae.set_path(path);
+    let batch = sae.config().batch;
+    steps.map(|step| step_on(sae, &data.sample(step, batch), step)).collect()
+}
+
+pub(crate) fn tensor(sae: &Sae, name: &str) -> Vec<f32> {
     sae.state().unwrap().tensors[name].iter().copied().collect()
+}
+
+/// Of all values and biases together, without the moments.
+pub(crate) fn weights(sae: &Sae) -> Vec<f32> {
+    let state = sae.state().unwrap();
+    let is_weight = |name: &str| !name.ends_with("_m") && !name.ends_with("_v") && name != "silent";
+    state.tensors.iter().filter(|(name, _)| is_weight(name)).flat_map(|(_, tensor)| tensor.iter().copied()).collect()
 }
 
 /// `|a - b| / |b|`.

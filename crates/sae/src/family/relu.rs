@@ -1,0 +1,43 @@
+//! The ReLU-L1 autoencoder with a decoder of its own, as in "Towards Monosemanticity" (Bricken et al. 2023,
+//! transformer-circuits.pub/2023/monosemantic-features): `c = ReLU(W_enc (x - b_dec) + b_enc)`, `x_hat = W_decᵀ c + b_dec`, decoder rows of length 1;
+//! `mse + alpha * mean over rows of sum(c)`. Without the subtraction of `b_dec` it is the form of the later updates of those authors.
+
+use monosem_dictionary::Activation;
+use serde::{Deserialize, Serialize};
+
+use super::{Dots, Entries, Formula, Layout, MAX_EXTRAS, reconstructing_length, relu_codes, relu_gradients};
+use crate::{ConfigError, TrainConfig};
+
+/// Settings of the untied ReLU-L1 autoencoder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Relu {
+    /// Whether the encoder reads `x - b_dec`. A transcoder does not: its decoder bias is of another place.
+    pub subtract_decoder_bias: bool,
+}
+
+impl Formula for Relu {
+    fn layout(&self) -> Layout {
+        Layout { subtract_decoder_bias: self.subtract_decoder_bias, ..Layout::UNTIED }
+    }
+
+    fn validate(&self, _config: &TrainConfig) -> Result<(), ConfigError> {
+        Ok(())
+    }
+
+    fn initial_length(&self, n_latents: usize, d_in: usize) -> f32 {
+        reconstructing_length(n_latents, d_in)
+    }
+
+    fn codes(&self, entries: Entries<'_>, codes: &mut [f32], _second: &mut [f32]) -> f32 {
+        relu_codes(entries, codes)
+    }
+
+    fn gradients(&self, entries: Entries<'_>, dots: Dots<'_>, deltas: &mut [f32], _extras: [&mut [f32]; MAX_EXTRAS]) {
+        relu_gradients(entries, dots.first, dots.penalty, deltas);
+    }
+
+    fn activation(&self) -> Activation {
+        Activation::Relu
+    }
+}

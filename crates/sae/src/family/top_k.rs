@@ -1,0 +1,47 @@
+//! The TopK autoencoder of "Scaling and Evaluating Sparse Autoencoders" (Gao et al. 2024, arXiv 2406.04093):
+//! `c = TopK(ReLU(W_enc (x - b_dec) + b_enc))`, `x_hat = W_decᵀ c + b_dec`, decoder rows of length 1; the loss is `mse`, and k takes the place of a penalty.
+//! Dead latents come back by [`AuxK`](crate::AuxK), which the same paper introduced.
+
+use monosem_dictionary::Activation;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Dots, Entries, Formula, Layout, MAX_EXTRAS, Selection, k_within, no_alpha, relu_codes, relu_gradients,
+};
+use crate::{ConfigError, TrainConfig};
+
+/// Settings of the TopK autoencoder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TopK {
+    /// How many codes of a row are active at most (fewer where fewer pre-activations are positive).
+    pub k: usize,
+}
+
+impl Formula for TopK {
+    fn layout(&self) -> Layout {
+        Layout::UNTIED
+    }
+
+    fn validate(&self, config: &TrainConfig) -> Result<(), ConfigError> {
+        no_alpha("top-k", config)?;
+        k_within(self.k, config)
+    }
+
+    fn selection(&self) -> Selection {
+        Selection::TopK(self.k)
+    }
+
+    fn codes(&self, entries: Entries<'_>, codes: &mut [f32], _second: &mut [f32]) -> f32 {
+        relu_codes(entries, codes);
+        0.0
+    }
+
+    fn gradients(&self, entries: Entries<'_>, dots: Dots<'_>, deltas: &mut [f32], _extras: [&mut [f32]; MAX_EXTRAS]) {
+        relu_gradients(entries, dots.first, 0.0, deltas);
+    }
+
+    fn activation(&self) -> Activation {
+        Activation::TopK { k: self.k }
+    }
+}

@@ -1,0 +1,494 @@
+//! One autoencoder in training, of whatever family: the step.
+
+use monosem_bf16::Precision;
+use monosem_dictionary::LinearDictionary;
+use ndarray::{ArrayView2, Axis};
+use rayon::prelude::*;
+
+use crate::adam::AdamStep;
+use crate::dense::{self, Passed};
+use crate::encode::{Candidates, Encoder, Rounded, Search, TILE_ROWS};
+use crate::family::Selection;
+use crate::lists::Choice;
+use crate::parameters::Parameters;
+use crate::resample::{LastBatch, resample};
+use crate::tile::{Auxiliary, Factors, Gathered, Reconstruction, Tile, TileSums};
+use crate::update::{Move, Source, Sparse, bias_gradient};
+use crate::{AuxK, ConfigError, Spaces, StepError, StepParams, StepStats, TrainConfig, TrainState, TrainStep};
+
+/// The dense path takes over where more than this share of the codes (in percent) was active in the step before: about where the two
+/// take the same time.
+const DENSE_FROM_PERCENT: u64 = 15;
+
+/// It also takes over from this many entries in a batch, which bounds the memory that their lists take.
+const MOST_ENTRIES: u64 = 1 << 20;
+
+/// Most dead latents that the auxiliary loss looks at in one step; of more, each step takes the next ones.
+const MOST_DEAD: usize = 4096;
+
+/// Candidates of a choice among a whole batch have to be above this share of the value that was the limit in the step before; where too few are, all are
+/// looked at, so that it only decides how long the search takes.
+const HINT: f32 = 0.8;
+
+/// A reconstruction so much worse than none, and than the first one, means that training has diverged.
+const DIVERGED_FVU: f32 = 100.0;
+
+/// Which of the two ways a step goes; the weights they lead to differ by rounding only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum StepPath {
+    /// The faster one, by the density of the codes in the step before.
+    #[default]
+    Adaptive,
+    /// Lists of active codes.
+    Sparse,
+    /// Products of blocks; for families that choose the largest codes the same as [`Self::Sparse`].
+    Dense,
+}
+
+/// What a step leaves for the next one besides the parameters.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(crate) struct Memory {
+    pub(crate) steps_done: u64,
+    pub(crate) last_rows: u64,
+    pub(crate) last_active: u64,
+    /// FVU of the first batch.
+    pub(crate) first_fvu: f32,
+    /// Smallest code that was chosen from the last batch, and a running mean of such.
+    pub(crate) last_choice: f32,
+    pub(crate) threshold: f32,
+    /// The lowest FVU measured on held-out rows, and measurements since then.
+    pub(crate) best_fvu: f32,
+    pub(crate) since_best: u64,
+}
+
+/// A sparse autoencoder in training, on the CPU.
+pub struct Sae {
+    pub(crate) config: TrainConfig,
+    pub(crate) spaces: Spaces,
+    pub(crate) memory: Memory,
+    pub(crate) parameters: Parameters,
+    path: StepPath,
+    pub(crate) buffers: Buffers,
+}
+
+/// Reused from step to step, and by all members of an ensemble.
+#[derive(Default)]
+pub(crate) struct Buffers {
+    /// What the encoder reads `[rows, d_in]`.
+    x: Vec<f32>,
+    /// What is reconstructed `[rows, d_out]`, where it is not `x`.
+    target: Vec<f32>,
+    /// Its residuals times `2 / (rows d)` `[rows, prefixes, d_out]`.
+    r: Vec<f32>,
+    /// Those of a second reconstruction, in the dense path, and of dead latents.
+    other_r: Vec<f32>,
+    tiles: Vec<Tile>,
+    /// The rows of the encoder in bf16, where it is computed in that.
+    rounded: Rounded,
+    /// What each latent's pre-activations have to exceed.
+    floor: Vec<f32>,
+    /// Values among which the largest of a batch are chosen.
+    values: Vec<f32>,
+    dead: Gathered,
+}
+
+impl Buffers {
+    fn bytes(&self) -> usize {
+        let floats = [&self.x, &self.target, &self.r, &self.other_r, &self.floor, &self.values];
+        let floats: usize = floats.into_iter().map(Vec::capacity).sum();
+        4 * floats + self.rounded.bytes() + self.dead.bytes() + self.tiles.iter().map(Tile::bytes).sum::<usize>()
+    }
+}
+
+impl Sae {
+    /// Untrained, drawn from the seed.
+    ///
+    /// # Errors
+    /// If a setting makes no sense.
+    pub fn new(config: TrainConfig, spaces: Spaces) -> Result<Self, ConfigError> {
+        spaces.validate(&config.family)?;
+        config.validate(spaces.input.d.max(spaces.output().d))?;
+        let parameters = Parameters::new(&config, spaces);
+        Ok(Self::assemble(config, spaces, parameters, Memory { best_fvu: f32::INFINITY, ..Memory::default() }))
+    }
+
+    pub(crate) fn assemble(config: TrainConfig, spaces: Spaces, parameters: Parameters, memory: Memory) -> Self {
+        Self { config, spaces, memory, parameters, path: StepPath::Adaptive, buffers: Buffers::default() }
+    }
+
+    /// The settings it was made with.
+    #[must_use]
+    pub fn config(&self) -> &TrainConfig {
+        &self.config
+    }
+
+    /// What it reads and reconstructs.
+    #[must_use]
+    pub fn spaces(&self) -> Spaces {
+        self.spaces
+    }
+
+    /// Steps taken since the weights were drawn.
+    #[must_use]
+    pub fn steps_done(&self) -> u64 {
+        self.memory.steps_done
+    }
+
+    /// Forces one of the two paths; for tests and measurements.
+    pub fn set_path(&mut self, path: StepPath) {
+        self.path = path;
+    }
+
+    /// Bytes of weights and moments.
+    #[must_use]
+    pub fn state_bytes(&self) -> usize {
+        self.parameters.bytes()
+    }
+
+    /// Bytes of weights, moments and the buffers of the last step (not counting the small ones that each thread keeps).
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.parameters.bytes() + self.buffers.bytes()
+    }
+
+    /// The dictionary learned so far, in the units of the raw activations.
+    #[must_use]
+    pub fn dictionary(&self) -> LinearDictionary {
+        let mut parameters = self.parameters.clone();
+        let formula = self.config.family.formula();
+        parameters.derive(formula);
+        parameters.dictionary(formula, self.spaces, self.memory.threshold)
+    }
+
+    fn is_dense(&self, selection: Selection) -> bool {
+        let thresholds = selection == Selection::Threshold;
+        let Memory { last_rows, last_active, .. } = self.memory;
+        thresholds
+            && match self.path {
+                StepPath::Sparse => false,
+                StepPath::Dense => true,
+                // Before the first step nothing is known; about half the latents are active then.
+                StepPath::Adaptive => {
+                    let all = last_rows * self.parameters.n_latents() as u64;
+                    last_active * 100 >= all * DENSE_FROM_PERCENT || last_active > MOST_ENTRIES
+                }
+            }
+    }
+
+    /// The batch's mean is the best reconstruction by a bias alone.
+    fn start_decoder_bias(&mut self, target: ArrayView2<'_, f32>) {
+        let scale = self.spaces.output().scale;
+        let mean = target.mapv(f64::from).mean_axis(Axis(0)).expect("a batch has rows");
+        if self.parameters.layout.decoder_bias && mean.iter().all(|m| m.is_finite()) {
+            let mean = mean.iter().map(|m| (m * f64::from(scale)) as f32);
+            self.parameters.b_dec.value.iter_mut().zip(mean).for_each(|(b, mean)| *b = mean);
+        }
+    }
+
+    /// Loads the batch and, in the dense path, reconstructs it; in the sparse one the tiles have their entries after it. Returns the smallest code chosen from
+    /// the whole batch.
+    fn forward(&mut self, batch: (ArrayView2<'_, f32>, Option<ArrayView2<'_, f32>>), factors: Factors, dense: bool) -> f32 {
+        let Self { parameters, buffers, spaces, config, memory, .. } = self;
+        let formula = config.family.formula();
+        let (layout, weights, prefixes) = (parameters.layout, parameters.weights(), formula.prefixes());
+        let (rows, d_in, d_out) = (batch.0.nrows(), parameters.d_in, parameters.d_out);
+        let stride = d_out * prefixes.len().max(1);
+        let in_bf16 = config.precision == Precision::Bf16 && !dense;
+        if in_bf16 {
+            buffers.rounded.set(weights.enc, d_in);
+        }
+        let Buffers { x, target, r, other_r, tiles, rounded, floor, values, .. } = buffers;
+        floor.clear();
+        floor.extend((0..parameters.n_latents()).map(|j| formula.floor(weights.of, j)));
+        x.resize(rows * d_in, 0.0);
+        target.resize(if batch.1.is_some() { rows * d_out } else { 0 }, 0.0);
+        r.resize(rows * stride, 0.0);
+        other_r.resize(if dense && layout.second_reconstruction { rows * d_out } else { 0 }, 0.0);
+        tiles.resize_with(rows.div_ceil(TILE_ROWS), Tile::default);
+
+        let center = layout.subtract_decoder_bias.then_some(parameters.b_dec.value.as_slice());
+        let (n_extras, selection) = (layout.extras.len(), formula.selection());
+        let encoder = Encoder {
+            weights,
+            threshold: floor,
+            length: &parameters.length,
+            rounded: in_bf16.then_some(&*rounded),
+            search: match selection {
+                Selection::Threshold => Search::Above(0.0),
+                Selection::TopK(k) => Search::Largest(k),
+                Selection::BatchTopK(_) => Search::Above(memory.last_choice * HINT),
+            },
+        };
+        let by = Reconstruction { weights, formula, factors, prefixes };
+        let load = |t: usize, tile: &mut Tile, x: &mut [f32], target: &mut [f32]| {
+            let of = ndarray::s![t * TILE_ROWS..((t + 1) * TILE_ROWS).min(rows), ..];
+            tile.load(batch.0.slice_move(of), spaces.input.scale, x, center);
+            if let (Some(batch), Some(space)) = (batch.1, spaces.target) {
+                tile.load_target(batch.slice_move(of), space.scale, target);
+            }
+            tile.sums.bad_row.is_none()
+        };
+        // An autoencoder's target is what it reads; chunks of nothing stand for a target that is not there.
+        let targets = chunks_or_nothing(target, TILE_ROWS * d_out, tiles.len());
+        let others = chunks_or_nothing(other_r, TILE_ROWS * d_out, tiles.len());
+        let mut work: Vec<_> = tiles
+            .iter_mut()
+            .zip(x.chunks_mut(TILE_ROWS * d_in).zip(r.chunks_mut(TILE_ROWS * stride)))
+            .zip(targets.into_iter().zip(others))
+            .collect();
+        let each = work.par_iter_mut().enumerate();
+        let Selection::BatchTopK(k) = selection else {
+            each.for_each(|(t, ((tile, (x, r)), (target, other_r)))| {
+                if !load(t, tile, x, target) {
+                    return;
+                }
+                let target = if target.is_empty() { &**x } else { target };
+                if dense {
+                    dense::forward((x, target), (r, other_r), weights, formula, factors, &mut tile.sums);
+                    return;
+                }
+                CANDIDATES.with_borrow_mut(|candidates| {
+                    encoder.encode(x, tile.largest_row, candidates);
+                    let choice = if let Selection::TopK(k) = selection { Choice::Largest(k) } else { Choice::All };
+                    tile.lists.choose(candidates, choice);
+                });
+                tile.run(target, r, by, n_extras);
+            });
+            return 0.0;
+        };
+        each.for_each(|(t, ((tile, (x, _)), (target, _)))| {
+            if load(t, tile, x, target) {
+                encoder.encode(x, tile.largest_row, &mut tile.candidates);
+            }
+        });
+        if work.iter().any(|((tile, _), _)| tile.sums.bad_row.is_some()) {
+            return 0.0;
+        }
+        let wanted = k * rows;
+        if work.iter().map(|((tile, _), _)| tile.candidates.len()).sum::<usize>() < wanted && memory.last_choice > 0.0 {
+            let encoder = Encoder { search: Search::Above(0.0), ..encoder };
+            let again = work.par_iter_mut();
+            again.for_each(|((tile, (x, _)), _)| encoder.encode(x, tile.largest_row, &mut tile.candidates));
+        }
+        let choices = choose_from_batch(work.iter().map(|((tile, _), _)| &tile.candidates), wanted, values);
+        let chosen = work.par_iter_mut().zip(choices).map(|(((tile, (x, r)), (target, _)), choice)| {
+            let smallest = tile.lists.choose(&tile.candidates, choice);
+            let target = if target.is_empty() { &**x } else { target };
+            tile.run(target, r, by, n_extras);
+            smallest
+        });
+        let smallest = chosen.reduce(|| f32::INFINITY, f32::min);
+        if smallest.is_finite() { smallest } else { 0.0 }
+    }
+
+    /// Lets dead latents reconstruct what is left over; `residual` is what residuals are multiplied by, `whole` what they would be with one prefix.
+    fn auxiliary(&mut self, AuxK { k, coefficient }: AuxK, residual: f32, whole: f32) {
+        let Self { parameters, buffers, config, memory, .. } = self;
+        let is_dead = |j: &usize| u64::from(parameters.silent[*j]) >= config.dead_after_steps;
+        let all: Vec<usize> = (0..parameters.n_latents()).filter(is_dead).collect();
+        let first = (memory.steps_done as usize).wrapping_mul(MOST_DEAD) % all.len().max(1);
+        let mut some: Vec<usize> = all.iter().cycle().skip(first).take(all.len().min(MOST_DEAD)).copied().collect();
+        some.sort_unstable();
+        let (d_in, d_out) = (parameters.d_in, parameters.d_out);
+        let Buffers { x, r, other_r, tiles, dead, .. } = buffers;
+        dead.set(some.into_iter(), parameters.weights(), &parameters.length);
+        if dead.latents.is_empty() {
+            return;
+        }
+        let stride = d_out * config.family.formula().prefixes().len().max(1);
+        other_r.resize(x.len() / d_in * d_out, 0.0);
+        let weights = dead.weights(d_in, d_out);
+        let (threshold, length) = (&dead.threshold, &dead.length);
+        let encoder = Encoder { weights, threshold, length, rounded: None, search: Search::Largest(k) };
+        let by = Auxiliary { stride, residual, factor: whole * coefficient };
+        tiles
+            .par_iter_mut()
+            .zip(x.par_chunks(TILE_ROWS * d_in))
+            .zip(r.par_chunks(TILE_ROWS * stride).zip(other_r.par_chunks_mut(TILE_ROWS * d_out)))
+            .for_each(|((tile, x), (r, aux_r))| {
+                CANDIDATES.with_borrow_mut(|candidates| {
+                    encoder.encode(x, tile.largest_row, candidates);
+                    tile.aux.choose(candidates, Choice::Largest(k));
+                });
+                tile.run_aux(r, aux_r, weights, by);
+            });
+    }
+
+    fn check_diverged(&self, stats: &StepStats, lr: f32) -> Result<(), StepError> {
+        let step = self.memory.steps_done;
+        if !stats.loss.is_finite() {
+            return Err(StepError::Diverged { step, what: "the loss is not finite", lr });
+        }
+        if step > 0 && stats.fvu_batch > DIVERGED_FVU * self.memory.first_fvu.max(1.0) {
+            let what = "the reconstruction is a hundred times worse than at the first step";
+            return Err(StepError::Diverged { step, what, lr });
+        }
+        Ok(())
+    }
+
+    fn resample(&mut self) -> usize {
+        let Self { parameters, buffers, config, memory, .. } = self;
+        let Buffers { x, target, r, .. } = buffers;
+        let target = if target.is_empty() { &*x } else { target };
+        let seed = config.seed ^ memory.steps_done.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        resample(parameters, config.family.formula(), LastBatch { x, target, r }, config.dead_after_steps, seed)
+    }
+}
+
+thread_local! {
+    static CANDIDATES: std::cell::RefCell<Candidates> = std::cell::RefCell::default();
+}
+
+fn chunks_or_nothing(values: &mut [f32], size: usize, n: usize) -> Vec<&mut [f32]> {
+    let empty = values.is_empty();
+    let chunks = values.chunks_mut(size);
+    if empty { (0..n).map(|_| &mut [][..]).collect() } else { chunks.collect() }
+}
+
+/// For each tile, which of its candidates are among the `wanted` largest of all; of equal ones those of earlier tiles.
+fn choose_from_batch<'a>(
+    tiles: impl Iterator<Item = &'a Candidates> + Clone,
+    wanted: usize,
+    values: &mut Vec<f32>,
+) -> Vec<Choice> {
+    values.clear();
+    tiles.clone().for_each(|tile| values.extend_from_slice(tile.values()));
+    if values.len() <= wanted {
+        return tiles.map(|_| Choice::All).collect();
+    }
+    let limit = *values.select_nth_unstable_by(wanted - 1, |a, b| b.total_cmp(a)).1;
+    let mut ties_left = wanted - values[..wanted].iter().filter(|v| **v > limit).count();
+    tiles
+        .map(|tile| {
+            let ties = tile.values().iter().filter(|v| **v == limit).count().min(ties_left);
+            ties_left -= ties;
+            Choice::Above(limit, ties)
+        })
+        .collect()
+}
+
+impl TrainStep for Sae {
+    fn step(
+        &mut self,
+        input: ArrayView2<'_, f32>,
+        target: Option<ArrayView2<'_, f32>>,
+        schedule: StepParams,
+    ) -> Result<StepStats, StepError> {
+        let (rows, d) = (input.nrows(), self.parameters.d_out);
+        assert_eq!(input.ncols(), self.parameters.d_in, "a batch {} wide for {:?}", input.ncols(), self.spaces.input);
+        assert!(rows > 0, "a batch without rows");
+        assert_eq!(target.map(|t| t.dim()), self.spaces.target.map(|t| (rows, t.d)), "what has to be reconstructed");
+        let (step, lr, formula) = (self.memory.steps_done, schedule.lr, self.config.family.clone());
+        let formula = formula.formula();
+        if step == 0 {
+            self.start_decoder_bias(target.unwrap_or(input));
+        }
+        self.parameters.derive(formula);
+        let n_prefixes = formula.prefixes().len().max(1);
+        let whole = (2.0 / (rows * d) as f64) as f32;
+        let factors = Factors {
+            residual: whole / n_prefixes as f32,
+            penalty: (f64::from(schedule.alpha) / rows as f64) as f32,
+        };
+        let dense = self.is_dense(formula.selection());
+        let chosen = self.forward((input, target), factors, dense);
+        let tiles = &self.buffers.tiles;
+        let bad = tiles.iter().enumerate().find_map(|(t, tile)| Some(t * TILE_ROWS + tile.sums.bad_row?));
+        if let Some(row) = bad {
+            if step == 0 {
+                self.parameters.b_dec.value.fill(0.0);
+            }
+            return Err(StepError::NotFinite { step, row });
+        }
+        self.buffers.dead.latents.clear();
+        if let Some(aux) = self.config.aux_k {
+            self.auxiliary(aux, factors.residual, whole);
+        }
+        let sums = self.buffers.tiles.iter().map(|tile| &tile.sums);
+        let coefficient = self.config.aux_k.map_or(0.0, |aux| aux.coefficient);
+        let (mut stats, active) = summarise(sums, rows, d, schedule.alpha, coefficient);
+        self.check_diverged(&stats, lr)?;
+
+        let Buffers { x, r, other_r, tiles, dead, .. } = &self.buffers;
+        let prefixes = formula.prefixes();
+        let source = if dense {
+            Source::Dense(Passed { x, r, second_r: other_r, factors })
+        } else {
+            Source::Sparse(Sparse { tiles, x, r, prefixes, dead: &dead.latents, aux_r: other_r })
+        };
+        let moves = Move {
+            formula,
+            adam: AdamStep::new(self.config.adam, lr, step),
+            clip_norm: self.config.clip_norm,
+            project_decoder: self.config.project_decoder_gradient,
+        };
+        let of_bias = if self.parameters.layout.decoder_bias { bias_gradient(r, n_prefixes * d, d) } else { Vec::new() };
+        if !self.parameters.update(source, moves, of_bias) {
+            return Err(StepError::Diverged { step, what: "a weight is not finite", lr });
+        }
+
+        let memory = &mut self.memory;
+        memory.steps_done += 1;
+        (memory.last_rows, memory.last_active) = (rows as u64, active);
+        if step == 0 {
+            memory.first_fvu = stats.fvu_batch;
+        }
+        if let Selection::BatchTopK(_) = formula.selection() {
+            memory.last_choice = chosen;
+            let share = (1.0 / memory.steps_done as f32).max(1.0 / crate::family::REMEMBERED);
+            memory.threshold += (chosen - memory.threshold) * share;
+        }
+        let done = memory.steps_done;
+        let after = self.config.dead_after_steps;
+        stats.dead = self.parameters.silent.iter().filter(|silent| u64::from(**silent) >= after).count();
+        let every = self.config.resample_every;
+        if every > 0 && done.is_multiple_of(every) && done <= self.config.steps / 2 {
+            self.resample();
+        } else if stats.dead == self.parameters.n_latents() && self.config.aux_k.is_none() && every == 0 {
+            return Err(StepError::AllDead { step, after });
+        }
+        Ok(stats)
+    }
+
+    fn state(&self) -> Result<TrainState, StepError> {
+        Ok(TrainState::of(self))
+    }
+}
+
+/// Sums over tiles, in their order, to the figures of the step and the number of active codes.
+fn summarise<'a>(
+    sums: impl Iterator<Item = &'a TileSums>,
+    rows: usize,
+    d: usize,
+    alpha: f32,
+    coefficient: f32,
+) -> (StepStats, u64) {
+    let mut all = TileSums::default();
+    let mut columns = vec![0.0_f64; d];
+    for sums in sums {
+        all.squared_error += sums.squared_error;
+        all.objective += sums.objective;
+        all.penalty += sums.penalty;
+        all.codes += sums.codes;
+        all.active += sums.active;
+        all.squares += sums.squares;
+        all.aux_error += sums.aux_error;
+        columns.iter_mut().zip(&sums.columns).for_each(|(total, column)| *total += f64::from(*column));
+    }
+    let n = rows as f64;
+    let values = n * d as f64;
+    let deviation = all.squares - columns.iter().map(|c| c * c).sum::<f64>() / n;
+    let fvu = if deviation > 0.0 { all.squared_error / deviation } else { 0.0 };
+    let aux = f64::from(coefficient) * all.aux_error / values;
+    let loss = all.objective / values + f64::from(alpha) * all.penalty / n + aux;
+    let stats = StepStats {
+        loss: loss as f32,
+        mse: (all.squared_error / values) as f32,
+        l1: (all.codes / n) as f32,
+        l0: (all.active as f64 / n) as f32,
+        fvu_batch: fvu as f32,
+        aux: aux as f32,
+        dead: 0,
+    };
+    (stats, all.active)
+}
