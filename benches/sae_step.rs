@@ -1,16 +1,24 @@
-//! Milliseconds of a training step against those of its one dense product, the encoder's.
+//! Milliseconds of a training step of every family against those of its one dense product, the encoder's.
 //!
 //! `cargo bench --bench sae_step` prints a line per case; with `-- --json` a JSON object per line: `{bench, family, precision, d, n_latents, batch, l0,
-//! threads, step_ms, gemm_ms, ratio, peak_bytes}`. Another argument selects cases: `n_latents=2304`, `l0=32`, `bf16`, `l0=start` (the first steps of a run,
-//! where about half of all codes are active and the dense path is taken). Without `--bench` among the arguments, as cargo runs it in a test, one tiny case runs.
-//! Steps and products alternate, so that both see the same machine, and medians are reported.
+//! threads, step_ms, gemm_ms, ratio, peak_bytes, state_bytes}`. Further arguments select the cases whose id holds them all: `tied`, `n_latents=2304`, `l0=32`,
+//! `bf16`, `l0=start` (the first steps of a run, where about half of all codes are active and the dense path is taken), `curve` (numbers of latents up to
+//! 65,536; only when asked for). Without `--bench` among the arguments, as cargo runs it in a test, one tiny case of each family runs.
+//!
+//! With `--rows FILE` (a safetensors file with a tensor `rows` `[n, d]` in f32, as a store of activations holds) the batches are real activations; else they are
+//! planted features. Steps and products alternate, so that both see the same machine, and medians are reported.
 
+use std::path::Path;
 use std::time::Instant;
 
-use monosem_sae::{AdamMode, Planted, PlantedConfig, Precision, StepPath, TiedSae, TrainConfig, TrainStep};
-use ndarray::Array2;
+use monosem_sae::{
+    BatchTopK, Family, Gated, JumpRelu, Matryoshka, Planted, PlantedConfig, Precision, Relu, Sae, Spaces, StepPath, StepStats,
+    Tied, TopK, TrainConfig, TrainStep,
+};
+use ndarray::{Array2, s};
 
 struct Case {
+    family: Family,
     precision: Precision,
     d: usize,
     n_latents: usize,
@@ -18,87 +26,158 @@ struct Case {
     /// Mean number of active codes to measure at; `None` for the first steps of a run, where about half are active.
     l0: Option<f64>,
     measured: usize,
+    /// Not among the cases unless it is asked for.
+    curve: bool,
 }
 
 struct Line {
     l0: f64,
     step_ms: f64,
     gemm_ms: f64,
+    ratio: f64,
     peak_bytes: usize,
+    state_bytes: usize,
+}
+
+impl Case {
+    fn id(&self) -> String {
+        let l0 = self.l0.map_or("start".into(), |l0| l0.to_string());
+        let curve = if self.curve { ",curve" } else { "" };
+        format!("{},n_latents={},l0={l0},{}{curve}", self.family.name(), self.n_latents, self.precision())
+    }
+
+    fn precision(&self) -> &'static str {
+        if self.precision == Precision::Bf16 { "bf16" } else { "f32" }
+    }
+}
+
+fn families(n_latents: usize, l0: f64) -> Vec<Family> {
+    let (k, prefixes) = (l0 as usize, [8, 4, 2, 1].map(|part| n_latents / part).to_vec());
+    vec![
+        Family::Tied(Tied {}),
+        Family::Relu(Relu { subtract_decoder_bias: true }),
+        Family::TopK(TopK { k }),
+        Family::BatchTopK(BatchTopK { k }),
+        Family::JumpRelu(JumpRelu { bandwidth: 0.1, initial_threshold: 0.1 }),
+        Family::Gated(Gated {}),
+        Family::Matryoshka(Matryoshka { k, prefixes }),
+    ]
+}
+
+fn cases(measured: bool) -> Vec<Case> {
+    let both = [Precision::F32, Precision::Bf16];
+    let mut cases = Vec::new();
+    if !measured {
+        for family in families(48, 6.0) {
+            let precision = Precision::Bf16;
+            cases.push(Case { family, precision, d: 24, n_latents: 48, batch: 64, l0: Some(6.0), measured: 2, curve: false });
+        }
+        return cases;
+    }
+    let mut add = |family: &Family, precision, n_latents, l0, curve| {
+        let family = family.clone();
+        cases.push(Case { family, precision, d: 576, n_latents, batch: 2048, l0, measured: 25, curve });
+    };
+    for (n_latents, l0) in [(2304, 32.0), (2304, 64.0), (9216, 32.0), (9216, 64.0)] {
+        for family in families(n_latents, l0) {
+            both.into_iter().for_each(|precision| add(&family, precision, n_latents, Some(l0), false));
+        }
+    }
+    add(&Family::Tied(Tied {}), Precision::F32, 2304, None, false);
+    add(&Family::Gated(Gated {}), Precision::F32, 2304, None, false);
+    for n_latents in [1024, 2048, 4096, 8192, 16_384, 32_768, 65_536] {
+        for family in [Family::Tied(Tied {}), Family::TopK(TopK { k: 32 })] {
+            both.into_iter().for_each(|precision| add(&family, precision, n_latents, Some(32.0), true));
+        }
+    }
+    cases
 }
 
 fn main() {
-    let arguments: Vec<String> = std::env::args().collect();
-    let asked = |what: &str| arguments.iter().any(|a| a == what);
-    let cases = if asked("--bench") {
-        let case = |n_latents, l0, precision| Case { precision, d: 576, n_latents, batch: 2048, l0, measured: 25 };
-        let both = [Precision::F32, Precision::Bf16];
-        let sizes = [(2304, 32.0), (2304, 64.0), (9216, 32.0), (9216, 64.0)];
-        let sparse = sizes.iter().flat_map(|&(n, l0)| both.map(|precision| case(n, Some(l0), precision)));
-        sparse.chain([case(2304, None, Precision::F32)]).collect()
-    } else {
-        vec![Case { precision: Precision::Bf16, d: 24, n_latents: 48, batch: 64, l0: Some(6.0), measured: 2 }]
-    };
-    let filter = arguments.iter().skip(1).find(|a| !a.starts_with('-'));
-    for case in cases {
-        let precision = if case.precision == Precision::Bf16 { "bf16" } else { "f32" };
-        let l0 = case.l0.map_or("start".into(), |l0| l0.to_string());
-        let id = format!("n_latents={},l0={l0},{precision}", case.n_latents);
-        if filter.is_some_and(|filter| !id.contains(filter.as_str())) {
+    let mut arguments: Vec<String> = std::env::args().skip(1).collect();
+    let mut take = |what: &str| arguments.iter().position(|a| a == what).map(|at| arguments.remove(at)).is_some();
+    let (measured, json) = (take("--bench"), take("--json"));
+    let rows = arguments.iter().position(|a| a == "--rows").map(|at| {
+        arguments.remove(at);
+        assert!(at < arguments.len(), "--rows needs a file");
+        load_rows(Path::new(&arguments.remove(at)))
+    });
+    for case in cases(measured) {
+        let id = case.id();
+        if !arguments.iter().all(|filter| id.contains(filter.as_str())) || (case.curve && arguments.is_empty()) {
             continue;
         }
-        let line = measure(&case);
-        let (threads, ratio) = (threads(), line.step_ms / line.gemm_ms);
+        let line = measure(&case, rows.as_ref());
+        let (threads, family, precision) = (threads(), case.family.name(), case.precision());
         let Case { d, n_latents, batch, .. } = case;
-        let Line { l0, step_ms, gemm_ms, peak_bytes } = line;
-        if asked("--json") {
+        let Line { l0, step_ms, gemm_ms, ratio, peak_bytes, state_bytes } = line;
+        if json {
             let json = serde_json::json!({
-                "bench": "sae_step", "family": "tied", "precision": precision, "d": d, "n_latents": n_latents, "batch": batch, "l0": l0,
+                "bench": "sae_step", "family": family, "precision": precision, "d": d, "n_latents": n_latents, "batch": batch, "l0": l0,
                 "threads": threads, "step_ms": step_ms, "gemm_ms": gemm_ms, "ratio": ratio, "peak_bytes": peak_bytes,
+                "state_bytes": state_bytes, "data": if rows.is_some() { "activations" } else { "planted" },
             });
             println!("{json}");
         } else {
             println!(
-                "sae_step tied {precision} d {d} n_latents {n_latents} batch {batch} l0 {l0:.1} threads {threads}: step {step_ms:.2} ms, \
-                 encoder product {gemm_ms:.2} ms, ratio {ratio:.2}, {:.0} vectors/s, {:.0} MB",
+                "sae_step {family} {precision} d {d} n_latents {n_latents} batch {batch} l0 {l0:.1} threads {threads}: step {step_ms:.2} ms, \
+                 encoder product {gemm_ms:.2} ms, ratio {ratio:.2}, {:.0} vectors/s, state {:.0} MB and {:.0} MB",
                 batch as f64 / step_ms * 1e3,
-                peak_bytes as f64 / 1e6
+                state_bytes as f64 / 1e6,
+                (peak_bytes - state_bytes) as f64 / 1e6
             );
         }
     }
 }
 
-fn measure(case: &Case) -> Line {
-    let Case { precision, d, n_latents, batch, l0, measured } = *case;
-    // As many true features as latents, their frequencies falling off as those of real activations do.
+/// The rows of a safetensors file.
+fn load_rows(path: &Path) -> Array2<f32> {
+    let bytes = std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    let file = safetensors::SafeTensors::deserialize(&bytes).expect("a safetensors file");
+    let view = file.tensor("rows").expect("a tensor named rows");
+    assert_eq!(view.dtype(), safetensors::Dtype::F32, "rows in f32");
+    let values = view.data().as_chunks().0.iter().map(|v| f32::from_le_bytes(*v)).collect();
+    Array2::from_shape_vec((view.shape()[0], view.shape()[1]), values).expect("rows [n, d]")
+}
+
+/// Eight batches: of the rows given, or of as many true features as latents, their frequencies falling off as those of real activations do.
+fn batches(case: &Case, rows: Option<&Array2<f32>>) -> Vec<Array2<f32>> {
+    if let Some(rows) = rows {
+        assert!(rows.ncols() == case.d && rows.nrows() >= 8 * case.batch, "8 batches of {} x {}", case.batch, case.d);
+        return (0..8).map(|i| rows.slice(s![i * case.batch..(i + 1) * case.batch, ..]).to_owned()).collect();
+    }
     let data = Planted::new(PlantedConfig {
-        d_in: d,
-        n_features: n_latents,
-        mean_active: 4.0 * l0.unwrap_or(32.0).min(d as f64 / 4.0),
-        decay: 0.01_f64.powf(1.0 / n_latents as f64),
+        d_in: case.d,
+        n_features: case.n_latents.min(16_384),
+        mean_active: 4.0 * case.l0.unwrap_or(32.0).min(case.d as f64 / 4.0),
+        decay: 0.01_f64.powf(1.0 / case.n_latents.min(16_384) as f64),
         correlated: false,
         second_strength: false,
         noise: 0.02,
         seed: 1,
     });
-    let batches: Vec<Array2<f32>> = (0..8).map(|i| data.sample(i, batch)).collect();
+    (0..8).map(|i| data.sample(i, case.batch)).collect()
+}
+
+fn measure(case: &Case, rows: Option<&Array2<f32>>) -> Line {
+    let Case { family, precision, d, n_latents, batch, l0, measured, .. } = case;
+    let batches = batches(case, rows);
     let mean_square = batches[0].iter().map(|v| v * v).sum::<f32>() / batches[0].len() as f32;
     let config = TrainConfig {
-        n_latents,
-        alpha: 0.0,
+        family: family.clone(),
+        n_latents: *n_latents,
         lr: 1e-3,
-        batch,
+        batch: *batch,
         steps: u64::MAX,
-        adam: AdamMode::Standard,
-        precision,
-        lr_warmup_steps: 0,
-        lr_decay_steps: 0,
+        precision: *precision,
         seed: 1,
+        ..TrainConfig::default()
     };
-    let mut sae = TiedSae::new(config, d, mean_square.sqrt().recip()).expect("the settings above are valid");
+    let spaces = Spaces::autoencoder(*d, mean_square.sqrt().recip());
+    let mut sae = Sae::new(config, spaces).expect("the settings above are valid");
     let mut parameters = sae.config().schedule(0);
     if let Some(l0) = l0 {
-        approach(&mut sae, &batches, l0);
+        approach(&mut sae, &batches, *l0);
         // Small steps from there, so that the density stays what it is while it is measured.
         parameters.lr = 1e-6;
     } else {
@@ -113,19 +192,36 @@ fn measure(case: &Case) -> Line {
         product(x, &w, &mut pre);
         products.push(start.elapsed().as_secs_f64() * 1e3);
         let start = Instant::now();
-        let stats = sae.step(x.view(), parameters).expect("a finite step");
+        let stats = step(&mut sae, x, parameters);
         steps.push(start.elapsed().as_secs_f64() * 1e3);
         active += f64::from(stats.l0) / (measured + 2) as f64;
     }
-    Line { l0: active, step_ms: median(&mut steps), gemm_ms: median(&mut products), peak_bytes: sae.bytes() }
+    // Of every round apart: what else the machine does disturbs both alike. The first two warm the caches.
+    let ratio = median(steps[2..].iter().zip(&products[2..]).map(|(step, product)| step / product).collect());
+    Line {
+        l0: active,
+        step_ms: median(steps[2..].to_vec()),
+        gemm_ms: median(products[2..].to_vec()),
+        ratio,
+        peak_bytes: sae.bytes(),
+        state_bytes: sae.state_bytes(),
+    }
 }
 
-/// Trains until the mean number of active codes is near `l0`, steering the sparsity coefficient towards it.
-fn approach(sae: &mut TiedSae, batches: &[Array2<f32>], l0: f64) {
+fn step(sae: &mut Sae, x: &Array2<f32>, parameters: monosem_sae::StepParams) -> StepStats {
+    sae.step(x.view(), None, parameters).expect("a finite step")
+}
+
+/// Trains until the mean number of active codes is near `l0`, steering the sparsity coefficient towards it; families that choose the largest need no steering.
+fn approach(sae: &mut Sae, batches: &[Array2<f32>], l0: f64) {
     let mut parameters = sae.config().schedule(0);
-    parameters.alpha = 1e-2;
-    for i in 0..600 {
-        let stats = sae.step(batches[i % batches.len()].view(), parameters).expect("a finite step");
+    if matches!(sae.config().family, Family::TopK(_) | Family::BatchTopK(_) | Family::Matryoshka(_)) {
+        (0..30).for_each(|i| _ = step(sae, &batches[i % batches.len()], parameters));
+        return;
+    }
+    parameters.alpha = if matches!(sae.config().family, Family::JumpRelu(_)) { 1e-3 } else { 1e-2 };
+    for i in 0..800 {
+        let stats = step(sae, &batches[i % batches.len()], parameters);
         let off = (f64::from(stats.l0) / l0).ln();
         if off.abs() < 0.03 && i > 20 {
             return;
@@ -143,11 +239,9 @@ fn threads() -> usize {
     asked.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
 }
 
-fn median(times: &mut Vec<f64>) -> f64 {
-    // The first two warm the caches.
-    times.drain(..2);
-    times.sort_by(f64::total_cmp);
-    times[times.len() / 2]
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
 }
 
 /// The encoder's product by itself, as one call on all threads.

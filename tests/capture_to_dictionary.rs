@@ -8,7 +8,7 @@ use monosem_decompose::{Moments, Pca};
 use monosem_dictionary::{Dictionary, Evaluation, Evaluator, LinearDictionary, column_mean};
 use monosem_hooks::{HookPoint, HookedModel as _, Site};
 use monosem_lm::{LanguageModel, LoadOptions};
-use monosem_sae::{AdamMode, Precision, TrainConfig, TrainOutcome, train};
+use monosem_sae::{RunOptions, Spaces, TrainConfig, TrainOutcome, train};
 use ndarray::{Array2, ArrayViewMut2};
 use rand::{RngExt as _, SeedableRng as _};
 
@@ -97,15 +97,16 @@ fn an_autoencoder_of_captured_rows_beats_pca_at_its_own_sparsity() {
         lr: 3e-3,
         batch: 256,
         steps: 600,
-        adam: AdamMode::Standard,
-        precision: Precision::F32,
-        lr_warmup_steps: 0,
         lr_decay_steps: 200,
-        seed: 0,
+        ..TrainConfig::default()
     };
     let order = Batches::new(rows.len(), config.batch, 1);
-    let mut batches = |step: u64, out: ArrayViewMut2<'_, f32>| rows.gather(&order.batch(step), out);
-    let outcome = train(&config, rows.width(), scale, &mut batches, None, 0, &mut |_, _, _| ControlFlow::Continue(()));
+    let mut batches = |step: u64, out: ArrayViewMut2<'_, f32>, _: Option<ArrayViewMut2<'_, f32>>| {
+        rows.gather(&order.batch(step), out)
+    };
+    let spaces = Spaces::autoencoder(rows.width(), scale);
+    let mut on_step = |_: u64, _: &_, _: &_| ControlFlow::Continue(());
+    let outcome = train(&config, spaces, &mut batches, RunOptions::default(), &mut on_step);
     let Ok(TrainOutcome::Finished(sae)) = outcome else { panic!("nothing stops it") };
     let trained = evaluate(&sae.dictionary(), &x);
     let mut moments = Moments::new(rows.width());

@@ -22,7 +22,7 @@ const BF16_BLOCK: usize = 504;
 /// memory to speak of.
 const ROUNDED_MOST: usize = 1 << 23;
 
-/// How far from its value in `f32` a pre-activation in bf16 may be, in units of the root mean square of the largest row times the length of the encoder's.
+/// How far from its value in `f32` a pre-activation in bf16 may be, in units of the root mean square of the row times the length of the encoder's.
 /// Rounding moves each product by about a relative 2⁻⁹·⁵, and over a direction of length 1 that adds up to as many such units: this is eleven times as far, so
 /// that hardly any code is missed.
 const BF16_MARGIN: f32 = 1.0 / 64.0;
@@ -153,10 +153,12 @@ impl Largest {
 struct Scratch {
     pre: Vec<f32>,
     largest: Largest,
-    threshold: Vec<f32>,
     columns: Columns,
     rows: Rows,
     found: Active,
+    /// Of each row of the tile, and the floors of the largest less that for the longest latent.
+    margins: Vec<f32>,
+    floors: Vec<f32>,
     /// Row, latent and value of what was found in bf16.
     all: Vec<(u32, u32, f32)>,
     latents: Vec<u32>,
@@ -168,15 +170,15 @@ thread_local! {
 }
 
 impl Encoder<'_> {
-    /// Encodes the rows of `x`, the largest of which has this sum of squares.
-    pub(crate) fn encode(&self, x: &[f32], largest_row: f32, out: &mut Candidates) {
+    /// Encodes the rows of `x`, whose sums of squares are known.
+    pub(crate) fn encode(&self, x: &[f32], row_squares: &[f32], out: &mut Candidates) {
         out.rows = x.len() / self.weights.d_in;
         SCRATCH.with_borrow_mut(|scratch| {
             scratch.largest.start(self.search, out.rows);
             match self.rounded {
                 None => self.encode_in_f32(x, scratch, out),
                 Some(rounded) => {
-                    self.find_in_bf16(x, rounded, (largest_row / self.weights.d_in as f32).sqrt(), scratch);
+                    self.find_in_bf16(x, rounded, row_squares, scratch);
                     self.compute_found(x, scratch, out);
                 }
             }
@@ -214,14 +216,14 @@ impl Encoder<'_> {
         }
     }
 
-    /// Lists what may be above in `scratch.all`, by latent; `size` is the root mean square of the largest row.
-    fn find_in_bf16(&self, x: &[f32], rounded: &Rounded, size: f32, scratch: &mut Scratch) {
+    /// Lists what may be above in `scratch.all`, by latent.
+    fn find_in_bf16(&self, x: &[f32], rounded: &Rounded, row_squares: &[f32], scratch: &mut Scratch) {
         let Weights { enc, scale, of, d_in: d, .. } = self.weights;
-        let Scratch { largest, threshold, columns, rows, found, all, .. } = scratch;
+        let Scratch { largest, columns, rows, found, margins, floors, all, .. } = scratch;
         // Where values in bf16 are compared with each other, both may be off.
-        let margin = if largest.k.is_some() { 2.0 * BF16_MARGIN } else { BF16_MARGIN } * size;
-        threshold.clear();
-        threshold.extend(self.threshold.iter().zip(self.length).map(|(threshold, length)| threshold - margin * length));
+        let margin = if largest.k.is_some() { 2.0 * BF16_MARGIN } else { BF16_MARGIN };
+        margins.clear();
+        margins.extend(row_squares.iter().map(|squares| margin * (squares / d as f32).sqrt()));
         columns.set(x, d);
         all.clear();
         for (block, first) in (0..scale.len()).step_by(BF16_BLOCK).enumerate() {
@@ -232,11 +234,14 @@ impl Encoder<'_> {
                 rows.set(&enc[first * d..latents.end * d], d);
                 &*rows
             };
+            let longest = self.length[latents.clone()].iter().copied().fold(0.0, f32::max);
+            floors.clear();
+            floors.extend(largest.floor.iter().zip(&*margins).map(|(floor, margin)| floor - margin * longest));
             let affine = Affine {
                 scale: &scale[latents.clone()],
                 bias: &of.bias[latents.clone()],
-                threshold: &threshold[latents],
-                floor: &largest.floor,
+                threshold: &self.threshold[latents],
+                floor: floors,
             };
             active(Kernel::detect(), rows, columns, affine, found);
             for (j, entries) in (first as u32..).zip(found.starts().windows(2)) {
@@ -250,7 +255,10 @@ impl Encoder<'_> {
             largest.raise(block);
         }
         if largest.k.is_some() {
-            all.retain(|(row, j, value)| value - threshold[*j as usize] > largest.floor[*row as usize]);
+            all.retain(|(row, j, value)| {
+                let (row, j) = (*row as usize, *j as usize);
+                value - self.threshold[j] > largest.floor[row] - margins[row] * self.length[j]
+            });
         }
     }
 

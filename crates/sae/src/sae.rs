@@ -26,9 +26,13 @@ const MOST_ENTRIES: u64 = 1 << 20;
 /// Most dead latents that the auxiliary loss looks at in one step; of more, each step takes the next ones.
 const MOST_DEAD: usize = 4096;
 
-/// Candidates of a choice among a whole batch have to be above this share of the value that was the limit in the step before; where too few are, all are
-/// looked at, so that it only decides how long the search takes.
-const HINT: f32 = 0.8;
+/// Candidates of a choice among a whole batch have to be above this share of the value that was the limit in the step before. Where too few are, less is asked
+/// of them, so that it only decides how long the search takes and how many are listed.
+const HINT: f32 = 0.95;
+
+/// By how much less is asked each time; after [`HINT_TIMES`] nothing but that they are positive.
+const HINT_AGAIN: f32 = 0.5;
+const HINT_TIMES: u32 = 8;
 
 /// A reconstruction so much worse than none, and than the first one, means that training has diverged.
 const DIVERGED_FVU: f32 = 100.0;
@@ -216,7 +220,7 @@ impl Sae {
             search: match selection {
                 Selection::Threshold => Search::Above(0.0),
                 Selection::TopK(k) => Search::Largest(k),
-                Selection::BatchTopK(_) => Search::Above(memory.last_choice * HINT),
+                Selection::BatchTopK(_) => Search::Above(0.0),
             },
         };
         let by = Reconstruction { weights, formula, factors, prefixes };
@@ -248,7 +252,7 @@ impl Sae {
                     return;
                 }
                 CANDIDATES.with_borrow_mut(|candidates| {
-                    encoder.encode(x, tile.largest_row, candidates);
+                    encoder.encode(x, &tile.row_squares, candidates);
                     let choice = if let Selection::TopK(k) = selection { Choice::Largest(k) } else { Choice::All };
                     tile.lists.choose(candidates, choice);
                 });
@@ -256,19 +260,33 @@ impl Sae {
             });
             return 0.0;
         };
-        each.for_each(|(t, ((tile, (x, _)), (target, _)))| {
-            if load(t, tile, x, target) {
-                encoder.encode(x, tile.largest_row, &mut tile.candidates);
-            }
-        });
+        each.for_each(|(t, ((tile, (x, _)), (target, _)))| _ = load(t, tile, x, target));
         if work.iter().any(|((tile, _), _)| tile.sums.bad_row.is_some()) {
             return 0.0;
         }
+        let mut hint = memory.last_choice * HINT;
+        if hint == 0.0 {
+            // The first batch: what the limit would be if the first tile were all.
+            let ((tile, (x, _)), _) = &mut work[0];
+            let rows = x.len() / d_in;
+            Encoder { search: Search::Largest(4 * k), ..encoder }.encode(x, &tile.row_squares, &mut tile.candidates);
+            let limit = match choose_from_batch(std::iter::once(&tile.candidates), k * rows, values)[0] {
+                Choice::Above(limit, _) => limit,
+                _ => 0.0,
+            };
+            hint = limit * HINT;
+        }
         let wanted = k * rows;
-        if work.iter().map(|((tile, _), _)| tile.candidates.len()).sum::<usize>() < wanted && memory.last_choice > 0.0 {
-            let encoder = Encoder { search: Search::Above(0.0), ..encoder };
+        for times in 0.. {
+            let search = Search::Above(if times < HINT_TIMES { hint } else { 0.0 });
+            let encoder = Encoder { search, ..encoder };
             let again = work.par_iter_mut();
-            again.for_each(|((tile, (x, _)), _)| encoder.encode(x, tile.largest_row, &mut tile.candidates));
+            again.for_each(|((tile, (x, _)), _)| encoder.encode(x, &tile.row_squares, &mut tile.candidates));
+            let found = work.iter().map(|((tile, _), _)| tile.candidates.len()).sum::<usize>();
+            if found >= wanted || search == Search::Above(0.0) {
+                break;
+            }
+            hint *= HINT_AGAIN;
         }
         let choices = choose_from_batch(work.iter().map(|((tile, _), _)| &tile.candidates), wanted, values);
         let chosen = work.par_iter_mut().zip(choices).map(|(((tile, (x, r)), (target, _)), choice)| {
@@ -307,7 +325,7 @@ impl Sae {
             .zip(r.par_chunks(TILE_ROWS * stride).zip(other_r.par_chunks_mut(TILE_ROWS * d_out)))
             .for_each(|((tile, x), (r, aux_r))| {
                 CANDIDATES.with_borrow_mut(|candidates| {
-                    encoder.encode(x, tile.largest_row, candidates);
+                    encoder.encode(x, &tile.row_squares, candidates);
                     tile.aux.choose(candidates, Choice::Largest(k));
                 });
                 tile.run_aux(r, aux_r, weights, by);

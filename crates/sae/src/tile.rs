@@ -42,8 +42,8 @@ pub(crate) struct TileSums {
 #[derive(Default)]
 pub(crate) struct Tile {
     pub(crate) sums: TileSums,
-    /// The largest sum of squares of a row of the input.
-    pub(crate) largest_row: f32,
+    /// Sum of squares of each row that the encoder reads.
+    pub(crate) row_squares: Vec<f32>,
     /// Kept only where the choice depends on other tiles.
     pub(crate) candidates: Candidates,
     pub(crate) lists: Lists,
@@ -92,7 +92,7 @@ impl Tile {
         self.sums = TileSums { columns, ..TileSums::default() };
         self.sums.columns.clear();
         self.sums.columns.resize(batch.ncols(), 0.0);
-        self.largest_row = 0.0;
+        self.row_squares.clear();
         for (i, (row, x)) in batch.rows().into_iter().zip(x.chunks_exact_mut(batch.ncols())).enumerate() {
             match row.as_slice() {
                 Some(row) => x.copy_from_slice(row),
@@ -107,15 +107,15 @@ impl Tile {
                 subtract_row(x, center);
                 row_squares = squares(x);
             }
-            self.largest_row = self.largest_row.max(row_squares);
+            self.row_squares.push(row_squares);
         }
     }
 
     /// The same for what is to be reconstructed, where that is not the input: the sums are of this.
     pub(crate) fn load_target(&mut self, batch: ArrayView2<'_, f32>, scale: f32, x: &mut [f32]) {
-        let (largest_row, bad_row) = (self.largest_row, self.sums.bad_row);
+        let (row_squares, bad_row) = (std::mem::take(&mut self.row_squares), self.sums.bad_row);
         self.load(batch, scale, x, None);
-        self.largest_row = largest_row;
+        self.row_squares = row_squares;
         self.sums.bad_row = bad_row.or(self.sums.bad_row);
     }
 
@@ -200,7 +200,7 @@ impl Tile {
 
     /// Bytes of the buffers.
     pub(crate) fn bytes(&self) -> usize {
-        self.candidates.bytes() + self.lists.bytes() + self.aux.bytes() + 4 * self.sums.columns.capacity()
+        self.candidates.bytes() + self.lists.bytes() + self.aux.bytes() + 4 * (self.sums.columns.capacity() + self.row_squares.capacity())
     }
 }
 

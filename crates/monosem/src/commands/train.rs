@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use monosem_activations::{Batches, Store};
-use monosem_sae::{StepStats, TiedSae, TrainConfig, TrainOutcome};
+use monosem_sae::{RunOptions, Sae, Spaces, StepStats, TrainConfig, TrainOutcome};
 use ndarray::ArrayViewMut2;
 use serde_json::json;
 
@@ -36,29 +36,28 @@ pub(crate) fn train(args: &cli::Train) -> Result<u8> {
         lr_warmup_steps: args.lr_warmup_steps,
         lr_decay_steps: args.lr_decay_steps,
         seed: args.seed,
+        ..TrainConfig::default()
     };
     config.validate(rows.width())?;
     let order = Batches::new(rows.len(), config.batch, config.seed);
     let mut indices = vec![0; config.batch];
-    let mut batch = |step: u64, out: ArrayViewMut2<'_, f32>| {
+    let mut batch = |step: u64, out: ArrayViewMut2<'_, f32>, _: Option<ArrayViewMut2<'_, f32>>| {
         order.batch_into(step, &mut indices);
         rows.gather(&indices, out)
     };
     let mut bar = Bar::new("train");
-    let mut on_step = |step: u64, stats: &StepStats, _: &TiedSae| {
+    let mut on_step = |step: u64, stats: &StepStats, _: &Sae| {
         bar.show(step, config.steps, &format!("steps, loss {:.4}, L0 {:.1}", stats.loss, stats.l0))
     };
     let scale = input_scale(&rows)?;
     let checkpoint = args.out.join("checkpoint");
-    let outcome = monosem_sae::train(
-        &config,
-        rows.width(),
-        scale,
-        &mut batch,
-        Some(&checkpoint),
-        CHECKPOINT_EVERY,
-        &mut on_step,
-    )?;
+    let options = RunOptions {
+        checkpoint_folder: Some(&checkpoint),
+        checkpoint_every: CHECKPOINT_EVERY,
+        ..RunOptions::default()
+    };
+    let spaces = Spaces::autoencoder(rows.width(), scale);
+    let outcome = monosem_sae::train(&config, spaces, &mut batch, options, &mut on_step)?;
     drop(bar);
     let TrainOutcome::Finished(sae) = outcome else {
         note!("stopped; the same command goes on from {}", checkpoint.display());

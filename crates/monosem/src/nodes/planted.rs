@@ -6,7 +6,7 @@ use anyhow::{Result, anyhow};
 use monosem_dictionary::mmcs;
 use monosem_graph::{Ctx, Node};
 use monosem_report::ResultRow;
-use monosem_sae::{Planted as Data, PlantedConfig, StepStats, TiedSae, TrainOutcome, train};
+use monosem_sae::{Planted as Data, PlantedConfig, RunOptions, Sae, Spaces, StepStats, TrainOutcome, train};
 use ndarray::ArrayViewMut2;
 use serde_json::json;
 
@@ -67,7 +67,7 @@ fn run(planted: &Planted, generator: Generator, ratio: f64, alpha: f32, ctx: &Ct
     let label = Label::new("planted", "sae-tied", "", setting);
     let train_config = planted.train_config(ratio, alpha);
 
-    let rows_of = |label: &Label, sae: &TiedSae| -> Vec<ResultRow> {
+    let rows_of = |label: &Label, sae: &Sae| -> Vec<ResultRow> {
         let dictionary = sae.dictionary();
         let evaluation = evaluate(&dictionary, fresh.view(), &groups);
         let n = evaluation.n;
@@ -84,7 +84,7 @@ fn run(planted: &Planted, generator: Generator, ratio: f64, alpha: f32, ctx: &Ct
     let mut curve: Vec<ResultRow> =
         if curve_file.is_file() { monosem_report::read_results(&curve_file)? } else { Vec::new() };
     let mut failed = None;
-    let mut on_step = |step: u64, _: &StepStats, sae: &TiedSae| {
+    let mut on_step = |step: u64, _: &StepStats, sae: &Sae| {
         ctx.progress(step, planted.steps, "steps");
         if step.is_multiple_of((planted.steps / CURVE_POINTS).max(1)) {
             let label = training.with_setting(&format!("step={step}"));
@@ -97,13 +97,18 @@ fn run(planted: &Planted, generator: Generator, ratio: f64, alpha: f32, ctx: &Ct
         }
         if ctx.cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
-    let mut batch = |step: u64, mut out: ArrayViewMut2<'_, f32>| -> Result<(), std::convert::Infallible> {
+    let mut batch = |step: u64, mut out: ArrayViewMut2<'_, f32>, _: Option<ArrayViewMut2<'_, f32>>| {
         out.assign(&data.sample(step, planted.batch));
-        Ok(())
+        Ok::<(), std::convert::Infallible>(())
     };
     let checkpoint = ctx.partial().join("checkpoint");
-    let outcome =
-        train(&train_config, planted.d_in, 1.0, &mut batch, Some(&checkpoint), CHECKPOINT_EVERY, &mut on_step)?;
+    let options = RunOptions {
+        checkpoint_folder: Some(&checkpoint),
+        checkpoint_every: CHECKPOINT_EVERY,
+        ..RunOptions::default()
+    };
+    let spaces = Spaces::autoencoder(planted.d_in, 1.0);
+    let outcome = train(&train_config, spaces, &mut batch, options, &mut on_step)?;
     if let Some(error) = failed {
         return Err(error.into());
     }

@@ -8,7 +8,7 @@ use monosem_dictionary::LinearDictionary;
 use monosem_graph::{Ctx, Node};
 use monosem_hooks::HookPoint;
 use monosem_report::ResultRow;
-use monosem_sae::{StepStats, TiedSae, TrainConfig, TrainOutcome, train};
+use monosem_sae::{OnStep, RunOptions, Sae, Spaces, StepStats, TrainConfig, TrainOutcome, train};
 use ndarray::{Array2, ArrayViewMut2};
 use serde_json::json;
 
@@ -31,15 +31,7 @@ pub(super) fn nodes(language: &Language, hook: HookPoint) -> Vec<Node<'_>> {
         let params = json!({
             "hook": hook,
             "ratio": ratio,
-            "alpha": alpha,
-            "lr": config.lr,
-            "batch": config.batch,
-            "steps": config.steps,
-            "adam": config.adam,
-            "precision": config.precision,
-            "lr_warmup_steps": config.lr_warmup_steps,
-            "lr_decay_steps": config.lr_decay_steps,
-            "seed": config.seed,
+            "train": config,
             "max_norm": language.max_norm,
             "scale_inputs": language.sae.scale_inputs,
             "curve_every": language.sae.curve_every,
@@ -69,7 +61,7 @@ fn run(language: &Language, hook: HookPoint, ratio: f64, alpha: f32, ctx: &Ctx<'
     let mut curve: Vec<ResultRow> =
         if curve_file.is_file() { monosem_report::read_results(&curve_file)? } else { Vec::new() };
     let mut failed = None;
-    let mut on_step = |step: u64, stats: &StepStats, sae: &TiedSae| {
+    let mut on_step = |step: u64, stats: &StepStats, sae: &Sae| {
         ctx.progress(step, config.steps, "steps");
         if step.is_multiple_of(language.sae.curve_every) || step == config.steps {
             let point = curve_point(&label, step, stats, &sae.dictionary(), &curve_rows);
@@ -116,7 +108,7 @@ pub(super) fn random_node<'a>(language: &'a Language, interp: &'a Interp, hook: 
         let config = language.train_config(interp.ratio, interp.alpha, rows.width());
         let config =
             TrainConfig { steps: random.steps, lr_decay_steps: config.lr_decay_steps.min(random.steps / 2), ..config };
-        let mut on_step = |step: u64, _: &StepStats, _: &TiedSae| {
+        let mut on_step = |step: u64, _: &StepStats, _: &Sae| {
             ctx.progress(step, config.steps, "steps");
             if ctx.cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
@@ -140,17 +132,22 @@ fn fit(
     config: &TrainConfig,
     scale_inputs: bool,
     ctx: &Ctx<'_>,
-    on_step: &mut dyn FnMut(u64, &StepStats, &TiedSae) -> ControlFlow<()>,
-) -> Result<(TiedSae, f32)> {
+    on_step: &mut OnStep<'_>,
+) -> Result<(Sae, f32)> {
     let order = Batches::new(rows.len(), config.batch, config.seed);
     let mut indices = vec![0; config.batch];
-    let mut batch = |step: u64, out: ArrayViewMut2<'_, f32>| {
+    let mut batch = |step: u64, out: ArrayViewMut2<'_, f32>, _: Option<ArrayViewMut2<'_, f32>>| {
         order.batch_into(step, &mut indices);
         rows.gather(&indices, out)
     };
     let scale = if scale_inputs { input_scale(rows)? } else { 1.0 };
     let checkpoint = ctx.partial().join("checkpoint");
-    match train(config, rows.width(), scale, &mut batch, Some(&checkpoint), CHECKPOINT_EVERY, on_step)? {
+    let options = RunOptions {
+        checkpoint_folder: Some(&checkpoint),
+        checkpoint_every: CHECKPOINT_EVERY,
+        ..RunOptions::default()
+    };
+    match train(config, Spaces::autoencoder(rows.width(), scale), &mut batch, options, on_step)? {
         TrainOutcome::Finished(sae) => Ok((sae, scale)),
         TrainOutcome::Interrupted { .. } => {
             ctx.check()?;

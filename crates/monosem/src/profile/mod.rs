@@ -429,6 +429,7 @@ impl Language {
             lr_warmup_steps: sae.lr_warmup_steps,
             lr_decay_steps: sae.lr_decay_steps,
             seed: sae.seed,
+            ..TrainConfig::default()
         }
     }
 
@@ -456,10 +457,8 @@ impl Planted {
             batch: self.batch,
             steps: self.steps,
             adam: self.adam,
-            precision: Precision::F32,
-            lr_warmup_steps: 0,
-            lr_decay_steps: 0,
             seed: self.seed,
+            ..TrainConfig::default()
         }
     }
 }
