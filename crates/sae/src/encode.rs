@@ -110,6 +110,8 @@ pub(crate) struct Encoder<'a> {
     /// Present where candidates are looked for in bf16.
     pub(crate) rounded: Option<&'a Rounded>,
     pub(crate) search: Search,
+    /// In a search for the largest of each row: they are probably above this many root mean squares of the row. Where they are not, the search is done again without.
+    pub(crate) hint: f32,
 }
 
 /// The largest values seen so far of each row, and the smallest that a further one has to exceed.
@@ -121,18 +123,25 @@ struct Largest {
 }
 
 impl Largest {
-    fn start(&mut self, search: Search, rows: usize) {
-        let (k, floor) = match search {
-            Search::Above(floor) => (None, floor),
-            Search::Largest(k) => (Some(k), 0.0),
-        };
-        self.k = k;
+    fn start(&mut self, search: Search, row_sizes: impl ExactSizeIterator<Item = f32>, hint: f32) {
         self.floor.clear();
-        self.floor.resize(rows, floor);
-        if k.is_some() {
-            self.values.resize_with(self.values.len().max(rows), Vec::new);
-            self.values.iter_mut().for_each(Vec::clear);
+        match search {
+            Search::Above(floor) => {
+                self.k = None;
+                self.floor.resize(row_sizes.len(), floor);
+            }
+            Search::Largest(k) => {
+                self.k = Some(k);
+                self.values.resize_with(self.values.len().max(row_sizes.len()), Vec::new);
+                self.values.iter_mut().for_each(Vec::clear);
+                self.floor.extend(row_sizes.map(|size| hint * size));
+            }
         }
+    }
+
+    /// Whether all rows have as many as are looked for.
+    fn is_enough(&self) -> bool {
+        self.k.is_none_or(|k| self.values[..self.floor.len()].iter().all(|values| values.len() >= k))
     }
 
     /// After block `block`: raises the floors. The number of blocks doubles from one time to the next, for the k largest of twice as many values take the place of
@@ -173,14 +182,20 @@ impl Encoder<'_> {
     /// Encodes the rows of `x`, whose sums of squares are known.
     pub(crate) fn encode(&self, x: &[f32], row_squares: &[f32], out: &mut Candidates) {
         out.rows = x.len() / self.weights.d_in;
+        let sizes = || row_squares.iter().map(|squares| (squares / self.weights.d_in as f32).sqrt());
         SCRATCH.with_borrow_mut(|scratch| {
-            scratch.largest.start(self.search, out.rows);
-            match self.rounded {
-                None => self.encode_in_f32(x, scratch, out),
-                Some(rounded) => {
-                    self.find_in_bf16(x, rounded, row_squares, scratch);
-                    self.compute_found(x, scratch, out);
+            for hint in [self.hint, 0.0] {
+                scratch.largest.start(self.search, sizes(), hint);
+                match self.rounded {
+                    None => self.encode_in_f32(x, scratch, out),
+                    Some(rounded) => self.find_in_bf16(x, rounded, sizes(), scratch),
                 }
+                if hint == 0.0 || scratch.largest.is_enough() {
+                    break;
+                }
+            }
+            if self.rounded.is_some() {
+                self.compute_found(x, scratch, out);
             }
         });
     }
@@ -217,13 +232,13 @@ impl Encoder<'_> {
     }
 
     /// Lists what may be above in `scratch.all`, by latent.
-    fn find_in_bf16(&self, x: &[f32], rounded: &Rounded, row_squares: &[f32], scratch: &mut Scratch) {
+    fn find_in_bf16(&self, x: &[f32], rounded: &Rounded, row_sizes: impl Iterator<Item = f32>, scratch: &mut Scratch) {
         let Weights { enc, scale, of, d_in: d, .. } = self.weights;
         let Scratch { largest, columns, rows, found, margins, floors, all, .. } = scratch;
         // Where values in bf16 are compared with each other, both may be off.
         let margin = if largest.k.is_some() { 2.0 * BF16_MARGIN } else { BF16_MARGIN };
         margins.clear();
-        margins.extend(row_squares.iter().map(|squares| margin * (squares / d as f32).sqrt()));
+        margins.extend(row_sizes.map(|size| margin * size));
         columns.set(x, d);
         all.clear();
         for (block, first) in (0..scale.len()).step_by(BF16_BLOCK).enumerate() {

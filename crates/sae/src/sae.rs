@@ -30,6 +30,9 @@ const MOST_DEAD: usize = 4096;
 /// of them, so that it only decides how long the search takes and how many are listed.
 const HINT: f32 = 0.95;
 
+/// The same for the largest codes of a row, as a share of the smallest limit of a row relative to its size.
+const ROW_HINT: f32 = 0.8;
+
 /// By how much less is asked each time; after [`HINT_TIMES`] nothing but that they are positive.
 const HINT_AGAIN: f32 = 0.5;
 const HINT_TIMES: u32 = 8;
@@ -57,7 +60,8 @@ pub(crate) struct Memory {
     pub(crate) last_active: u64,
     /// FVU of the first batch.
     pub(crate) first_fvu: f32,
-    /// Smallest code that was chosen from the last batch, and a running mean of such.
+    /// What the search for the largest codes begins with: of a batch the smallest code that was chosen from the last one, of rows the smallest limit of a row
+    /// relative to its root mean square. And a running mean of the former.
     pub(crate) last_choice: f32,
     pub(crate) threshold: f32,
     /// The lowest FVU measured on held-out rows, and measurements since then.
@@ -190,7 +194,7 @@ impl Sae {
     }
 
     /// Loads the batch and, in the dense path, reconstructs it; in the sparse one the tiles have their entries after it. Returns the smallest code chosen from
-    /// the whole batch.
+    /// the whole batch, or the smallest limit of a row.
     fn forward(&mut self, batch: (ArrayView2<'_, f32>, Option<ArrayView2<'_, f32>>), factors: Factors, dense: bool) -> f32 {
         let Self { parameters, buffers, spaces, config, memory, .. } = self;
         let formula = config.family.formula();
@@ -222,6 +226,7 @@ impl Sae {
                 Selection::TopK(k) => Search::Largest(k),
                 Selection::BatchTopK(_) => Search::Above(0.0),
             },
+            hint: memory.last_choice * ROW_HINT,
         };
         let by = Reconstruction { weights, formula, factors, prefixes };
         let load = |t: usize, tile: &mut Tile, x: &mut [f32], target: &mut [f32]| {
@@ -242,14 +247,14 @@ impl Sae {
             .collect();
         let each = work.par_iter_mut().enumerate();
         let Selection::BatchTopK(k) = selection else {
-            each.for_each(|(t, ((tile, (x, r)), (target, other_r)))| {
+            let limits = each.map(|(t, ((tile, (x, r)), (target, other_r)))| {
                 if !load(t, tile, x, target) {
-                    return;
+                    return 0.0;
                 }
                 let target = if target.is_empty() { &**x } else { target };
                 if dense {
                     dense::forward((x, target), (r, other_r), weights, formula, factors, &mut tile.sums);
-                    return;
+                    return 0.0;
                 }
                 CANDIDATES.with_borrow_mut(|candidates| {
                     encoder.encode(x, &tile.row_squares, candidates);
@@ -257,8 +262,9 @@ impl Sae {
                     tile.lists.choose(candidates, choice);
                 });
                 tile.run(target, r, by, n_extras);
+                if let Selection::TopK(k) = selection { tile.smallest_limit(k, d_in) } else { 0.0 }
             });
-            return 0.0;
+            return limits.reduce(|| f32::INFINITY, f32::min);
         };
         each.for_each(|(t, ((tile, (x, _)), (target, _)))| _ = load(t, tile, x, target));
         if work.iter().any(|((tile, _), _)| tile.sums.bad_row.is_some()) {
@@ -269,7 +275,7 @@ impl Sae {
             // The first batch: what the limit would be if the first tile were all.
             let ((tile, (x, _)), _) = &mut work[0];
             let rows = x.len() / d_in;
-            Encoder { search: Search::Largest(4 * k), ..encoder }.encode(x, &tile.row_squares, &mut tile.candidates);
+            Encoder { search: Search::Largest(4 * k), hint: 0.0, ..encoder }.encode(x, &tile.row_squares, &mut tile.candidates);
             let limit = match choose_from_batch(std::iter::once(&tile.candidates), k * rows, values)[0] {
                 Choice::Above(limit, _) => limit,
                 _ => 0.0,
@@ -317,7 +323,7 @@ impl Sae {
         other_r.resize(x.len() / d_in * d_out, 0.0);
         let weights = dead.weights(d_in, d_out);
         let (threshold, length) = (&dead.threshold, &dead.length);
-        let encoder = Encoder { weights, threshold, length, rounded: None, search: Search::Largest(k) };
+        let encoder = Encoder { weights, threshold, length, rounded: None, search: Search::Largest(k), hint: 0.0 };
         let by = Auxiliary { stride, residual, factor: whole * coefficient };
         tiles
             .par_iter_mut()
@@ -451,8 +457,8 @@ impl TrainStep for Sae {
         if step == 0 {
             memory.first_fvu = stats.fvu_batch;
         }
+        memory.last_choice = chosen;
         if let Selection::BatchTopK(_) = formula.selection() {
-            memory.last_choice = chosen;
             let share = (1.0 / memory.steps_done as f32).max(1.0 / crate::family::REMEMBERED);
             memory.threshold += (chosen - memory.threshold) * share;
         }

@@ -198,6 +198,16 @@ impl Tile {
         lists.sort_by_latent(dead.scale.len());
     }
 
+    /// The smallest of the k-th largest codes of the rows, each relative to the row's root mean square; 0 if a row has fewer.
+    pub(crate) fn smallest_limit(&self, k: usize, d_in: usize) -> f32 {
+        let rows = self.lists.starts.windows(2).zip(&self.row_squares);
+        let limits = rows.map(|(entries, squares)| {
+            let pre = &self.lists.pre[entries[0]..entries[1]];
+            if pre.len() < k { 0.0 } else { pre.iter().copied().fold(f32::INFINITY, f32::min) / (squares / d_in as f32).sqrt() }
+        });
+        limits.fold(f32::INFINITY, f32::min)
+    }
+
     /// Bytes of the buffers.
     pub(crate) fn bytes(&self) -> usize {
         self.candidates.bytes() + self.lists.bytes() + self.aux.bytes() + 4 * (self.sums.columns.capacity() + self.row_squares.capacity())
