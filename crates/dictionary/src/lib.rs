@@ -3,7 +3,7 @@
 //! A [`Dictionary`] turns activations `[n, d_in]` into sparse [`Codes`] over its latents and back. [`LinearDictionary`] is the one concrete
 //! form that covers most of the field: an affine encoder, an [`Activation`], an affine decoder, two files on disk. Sparse
 //! autoencoders after training, PCA, ICA, random directions and the neuron basis are all of this form, so that one [`Evaluator`]
-//! measures them all by the same definitions.
+//! measures them all by the same definitions. [`formats`] reads those that other packages wrote, and writes theirs.
 //!
 //! ```
 //! use monosem_dictionary::{Dictionary, Evaluator, LinearDictionary, column_mean};
@@ -23,6 +23,7 @@
 
 mod auroc;
 mod codes;
+pub mod formats;
 mod linear;
 mod metrics;
 mod orient;

@@ -5,13 +5,13 @@ use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use ndarray::{Array1, Array2};
+use ndarray::{Array1, Array2, ArrayViewD};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 
 use crate::{Activation, Dictionary, LinearDictionary};
 
-const CONFIG: &str = "dictionary.json";
+pub(crate) const CONFIG: &str = "dictionary.json";
 const WEIGHTS: &str = "dictionary.safetensors";
 const FORMAT: &str = "monosem-dictionary-1";
 
@@ -37,6 +37,35 @@ pub enum DictionaryError {
         /// What is wrong with it, and what was expected.
         problem: String,
     },
+    /// A file is sound but says what a [`LinearDictionary`] cannot be; or a dictionary cannot be said in the format asked for.
+    #[error("{}: {problem}", path.display())]
+    Unsupported {
+        /// Which file, read or to be written.
+        path: PathBuf,
+        /// What has no counterpart.
+        problem: String,
+    },
+}
+
+impl DictionaryError {
+    /// The same error on a file that was named without its folder.
+    pub(crate) fn inside(self, folder: &Path) -> Self {
+        match self {
+            Self::Io { action, path, source } => Self::Io { action, path: folder.join(path), source },
+            Self::Invalid { path, problem } => Self::Invalid { path: folder.join(path), problem },
+            Self::Unsupported { path, problem } => Self::Unsupported { path: folder.join(path), problem },
+        }
+    }
+
+    /// The same error on the file at `path`.
+    pub(crate) fn on(self, path: &Path) -> Self {
+        let path = path.to_owned();
+        match self {
+            Self::Io { action, source, .. } => Self::Io { action, path, source },
+            Self::Invalid { problem, .. } => Self::Invalid { path, problem },
+            Self::Unsupported { problem, .. } => Self::Unsupported { path, problem },
+        }
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -84,45 +113,21 @@ impl LinearDictionary {
     /// # Panics
     /// If the shapes of the four arrays do not agree.
     pub fn save(&self, folder: &Path, metadata: serde_json::Value) -> Result<(), DictionaryError> {
-        let (n_latents, d_in) = self.w_enc.dim();
-        let d_out = self.d_out();
-        assert_eq!(self.w_dec.nrows(), n_latents, "rows of the decoder, of the encoder");
-        assert_eq!(
-            (self.b_enc.len(), self.b_dec.len()),
-            (n_latents, d_out),
-            "biases for a dictionary of {n_latents} latents from {d_in} to {d_out}"
-        );
-        let thresholds = (self.activation == Activation::JumpRelu).then_some(n_latents);
-        assert_eq!(self.threshold.as_ref().map(Array1::len), thresholds, "thresholds of {:?}", self.activation);
-        fs::create_dir_all(folder).map_err(|source| io("create", folder, source))?;
+        let (n_latents, d_in, d_out) = self.assert_whole();
+        create_folder(folder)?;
 
-        let bytes = |values: &mut dyn Iterator<Item = f32>| values.flat_map(f32::to_le_bytes).collect::<Vec<u8>>();
         let mut tensors = vec![
-            ("b_dec", vec![d_out], bytes(&mut self.b_dec.iter().copied())),
-            ("b_enc", vec![n_latents], bytes(&mut self.b_enc.iter().copied())),
-            ("w_dec", vec![n_latents, d_out], bytes(&mut self.w_dec.iter().copied())),
-            ("w_enc", vec![n_latents, d_in], bytes(&mut self.w_enc.iter().copied())),
+            ("b_dec", self.b_dec.view().into_dyn()),
+            ("b_enc", self.b_enc.view().into_dyn()),
+            ("w_dec", self.w_dec.view().into_dyn()),
+            ("w_enc", self.w_enc.view().into_dyn()),
         ];
-        if let Some(threshold) = &self.threshold {
-            tensors.push(("threshold", vec![n_latents], bytes(&mut threshold.iter().copied())));
-        }
-        let path = folder.join(WEIGHTS);
-        let invalid =
-            |e: safetensors::SafeTensorError| DictionaryError::Invalid { path: path.clone(), problem: e.to_string() };
-        let views = tensors
-            .iter()
-            .map(|(name, shape, bytes)| Ok((*name, TensorView::new(Dtype::F32, shape.clone(), bytes)?)))
-            .collect::<Result<Vec<_>, safetensors::SafeTensorError>>()
-            .map_err(&invalid)?;
-        write_whole(&path, &safetensors::serialize(views, None).map_err(&invalid)?)?;
+        tensors.extend(self.threshold.as_ref().map(|threshold| ("threshold", threshold.view().into_dyn())));
+        write_tensors(&folder.join(WEIGHTS), &tensors)?;
 
         let d_out = (d_out != d_in).then_some(d_out);
         let config = Config { format: FORMAT.into(), d_in, d_out, n_latents, activation: self.activation, metadata };
-        let path = folder.join(CONFIG);
-        let mut json = serde_json::to_vec_pretty(&config)
-            .map_err(|e| DictionaryError::Invalid { path: path.clone(), problem: e.to_string() })?;
-        json.push(b'\n');
-        write_whole(&path, &json)
+        write_json(&folder.join(CONFIG), &config)
     }
 
     /// Reads a dictionary that [`Self::save`] wrote.
@@ -157,6 +162,24 @@ impl LinearDictionary {
         })
     }
 
+    /// `(n_latents, d_in, d_out)`.
+    ///
+    /// # Panics
+    /// If the shapes of the arrays do not agree, or thresholds are missing or too many.
+    pub(crate) fn assert_whole(&self) -> (usize, usize, usize) {
+        let (n_latents, d_in) = self.w_enc.dim();
+        let d_out = self.d_out();
+        assert_eq!(self.w_dec.nrows(), n_latents, "rows of the decoder, of the encoder");
+        assert_eq!(
+            (self.b_enc.len(), self.b_dec.len()),
+            (n_latents, d_out),
+            "biases for a dictionary of {n_latents} latents from {d_in} to {d_out}"
+        );
+        let thresholds = (self.activation == Activation::JumpRelu).then_some(n_latents);
+        assert_eq!(self.threshold.as_ref().map(Array1::len), thresholds, "thresholds of {:?}", self.activation);
+        (n_latents, d_in, d_out)
+    }
+
     /// One line on the shape, for people.
     #[must_use]
     pub fn describe(&self) -> String {
@@ -188,8 +211,38 @@ fn io(action: &'static str, path: &Path, source: std::io::Error) -> DictionaryEr
     DictionaryError::Io { action, path: path.to_owned(), source }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, DictionaryError> {
+pub(crate) fn create_folder(folder: &Path) -> Result<(), DictionaryError> {
+    fs::create_dir_all(folder).map_err(|source| io("create", folder, source))
+}
+
+pub(crate) fn open(path: &Path) -> Result<fs::File, DictionaryError> {
+    fs::File::open(path).map_err(|source| io("read", path, source))
+}
+
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>, DictionaryError> {
     fs::read(path).map_err(|source| io("read", path, source))
+}
+
+/// Writes arrays in f32, row-major.
+pub(crate) fn write_tensors(path: &Path, tensors: &[(&str, ArrayViewD<'_, f32>)]) -> Result<(), DictionaryError> {
+    let invalid =
+        |e: safetensors::SafeTensorError| DictionaryError::Invalid { path: path.to_owned(), problem: e.to_string() };
+    let bytes: Vec<Vec<u8>> =
+        tensors.iter().map(|(_, values)| values.iter().flat_map(|v| v.to_le_bytes()).collect()).collect();
+    let views = tensors
+        .iter()
+        .zip(&bytes)
+        .map(|((name, values), bytes)| Ok((*name, TensorView::new(Dtype::F32, values.shape().to_vec(), bytes)?)))
+        .collect::<Result<Vec<_>, safetensors::SafeTensorError>>()
+        .map_err(invalid)?;
+    write_whole(path, &safetensors::serialize(views, None).map_err(invalid)?)
+}
+
+pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> Result<(), DictionaryError> {
+    let mut json = serde_json::to_vec_pretty(value)
+        .map_err(|e| DictionaryError::Invalid { path: path.to_owned(), problem: e.to_string() })?;
+    json.push(b'\n');
+    write_whole(path, &json)
 }
 
 /// Writes beside `path` and renames, so that a reader never sees half a file.
