@@ -5,15 +5,15 @@
 //! `bf16`, `l0=start` (the first steps of a run, where about half of all codes are active and the dense path is taken), `curve` (numbers of latents up to
 //! 65,536; only when asked for). Without `--bench` among the arguments, as cargo runs it in a test, one tiny case of each family runs.
 //!
-//! With `--rows FILE` (a safetensors file with a tensor `rows` `[n, d]` in f32, as a store of activations holds) the batches are real activations; else they are
-//! planted features. Steps and products alternate, so that both see the same machine, and medians are reported.
+//! With `--rows FILE` (a file `activations-*.safetensors` of a store, as `monosem capture` writes it) the batches are real activations without the few rows of
+//! extreme norm; else they are planted features. Steps and products alternate, so that both see the same machine, and medians are reported.
 
 use std::path::Path;
 use std::time::Instant;
 
 use monosem_sae::{
-    BatchTopK, Family, Gated, JumpRelu, Matryoshka, Planted, PlantedConfig, Precision, Relu, Sae, Spaces, StepPath, StepStats,
-    Tied, TopK, TrainConfig, TrainStep,
+    BatchTopK, Family, Gated, JumpRelu, Matryoshka, Planted, PlantedConfig, Precision, Relu, Sae, Spaces, StepPath,
+    StepStats, Tied, TopK, TrainConfig, TrainStep,
 };
 use ndarray::{Array2, s};
 
@@ -58,7 +58,7 @@ fn families(n_latents: usize, l0: f64) -> Vec<Family> {
         Family::Relu(Relu { subtract_decoder_bias: true }),
         Family::TopK(TopK { k }),
         Family::BatchTopK(BatchTopK { k }),
-        Family::JumpRelu(JumpRelu { bandwidth: 0.1, initial_threshold: 0.1 }),
+        Family::JumpRelu(JumpRelu { bandwidth: 0.1, initial_threshold: 1.5 }),
         Family::Gated(Gated {}),
         Family::Matryoshka(Matryoshka { k, prefixes }),
     ]
@@ -70,7 +70,16 @@ fn cases(measured: bool) -> Vec<Case> {
     if !measured {
         for family in families(48, 6.0) {
             let precision = Precision::Bf16;
-            cases.push(Case { family, precision, d: 24, n_latents: 48, batch: 64, l0: Some(6.0), measured: 2, curve: false });
+            cases.push(Case {
+                family,
+                precision,
+                d: 24,
+                n_latents: 48,
+                batch: 64,
+                l0: Some(6.0),
+                measured: 2,
+                curve: false,
+            });
         }
         return cases;
     }
@@ -130,21 +139,30 @@ fn main() {
     }
 }
 
-/// The rows of a safetensors file.
+/// Rows whose norm is over this multiple of the median are attention sinks, which training leaves out.
+const MAX_NORM: f32 = 20.0;
+
+/// The rows of a file of a store, in an order that mixes its contexts.
 fn load_rows(path: &Path) -> Array2<f32> {
     let bytes = std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     let file = safetensors::SafeTensors::deserialize(&bytes).expect("a safetensors file");
-    let view = file.tensor("rows").expect("a tensor named rows");
-    assert_eq!(view.dtype(), safetensors::Dtype::F32, "rows in f32");
+    let view = file.tensor("activations").expect("a tensor named activations");
+    assert_eq!(view.dtype(), safetensors::Dtype::F32, "activations in f32");
     let values = view.data().as_chunks().0.iter().map(|v| f32::from_le_bytes(*v)).collect();
-    Array2::from_shape_vec((view.shape()[0], view.shape()[1]), values).expect("rows [n, d]")
+    let rows = Array2::from_shape_vec((view.shape()[0], view.shape()[1]), values).expect("rows [n, d]");
+    let norms: Vec<f32> = rows.rows().into_iter().map(|row| row.dot(&row).sqrt()).collect();
+    let limit = MAX_NORM * f64::from(median(norms.iter().map(|n| f64::from(*n)).collect()) as f32) as f32;
+    let mut kept: Vec<usize> = (0..norms.len()).filter(|i| norms[*i] <= limit).collect();
+    kept.sort_by_key(|i| i.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    rows.select(ndarray::Axis(0), &kept)
 }
 
-/// Eight batches: of the rows given, or of as many true features as latents, their frequencies falling off as those of real activations do.
+/// Batches: all those that the rows given make, or eight of as many true features as latents, their frequencies falling off as those of real activations do.
 fn batches(case: &Case, rows: Option<&Array2<f32>>) -> Vec<Array2<f32>> {
     if let Some(rows) = rows {
-        assert!(rows.ncols() == case.d && rows.nrows() >= 8 * case.batch, "8 batches of {} x {}", case.batch, case.d);
-        return (0..8).map(|i| rows.slice(s![i * case.batch..(i + 1) * case.batch, ..]).to_owned()).collect();
+        assert!(rows.ncols() == case.d && rows.nrows() >= case.batch, "a batch of {} x {}", case.batch, case.d);
+        let n = rows.nrows() / case.batch;
+        return (0..n).map(|i| rows.slice(s![i * case.batch..(i + 1) * case.batch, ..]).to_owned()).collect();
     }
     let data = Planted::new(PlantedConfig {
         d_in: case.d,
@@ -219,17 +237,16 @@ fn approach(sae: &mut Sae, batches: &[Array2<f32>], l0: f64) {
         (0..30).for_each(|i| _ = step(sae, &batches[i % batches.len()], parameters));
         return;
     }
-    parameters.alpha = if matches!(sae.config().family, Family::JumpRelu(_)) { 1e-3 } else { 1e-2 };
-    for i in 0..800 {
+    parameters.alpha = if matches!(sae.config().family, Family::JumpRelu(_)) { 1e-3 } else { 3e-3 };
+    for i in 0..400 {
         let stats = step(sae, &batches[i % batches.len()], parameters);
         let off = (f64::from(stats.l0) / l0).ln();
-        if off.abs() < 0.03 && i > 20 {
+        // Not on the way through, but where it stays.
+        if off.abs() < 0.05 && i > 100 {
             return;
         }
-        parameters.alpha = (f64::from(parameters.alpha) * (0.1 * off.clamp(-1.0, 1.0)).exp()).clamp(1e-6, 0.3) as f32;
-        if off.abs() < 0.3 {
-            parameters.lr = 2e-4;
-        }
+        let turn = 0.02 * off.clamp(-1.0, 1.0);
+        parameters.alpha = (f64::from(parameters.alpha) * turn.exp()).clamp(1e-6, 0.3) as f32;
     }
 }
 

@@ -175,7 +175,9 @@ impl TrainConfig {
         self.validate_revival(formula.selection() == Selection::Threshold)?;
         match self.early_stopping {
             Some(EarlyStopping { every: 0, .. }) => fail("early_stopping.every", "is 0, expected at least 1".into()),
-            Some(EarlyStopping { patience: 0, .. }) => fail("early_stopping.patience", "is 0, expected at least 1".into()),
+            Some(EarlyStopping { patience: 0, .. }) => {
+                fail("early_stopping.patience", "is 0, expected at least 1".into())
+            }
             Some(EarlyStopping { min_improvement, .. }) if !(0.0..1.0).contains(&min_improvement) => {
                 fail("early_stopping.min_improvement", format!("is {min_improvement}, expected 0 up to 1"))
             }
@@ -263,11 +265,15 @@ mod tests {
             ("clip_norm", |c| c.clip_norm = Some(0.0)),
             ("dead_after_steps", |c| c.dead_after_steps = 0),
             ("aux_k", |c| c.aux_k = Some(AuxK { k: 4, coefficient: 0.1 })),
-            ("aux_k.k", |c| (c.family, c.alpha, c.aux_k) = (Family::TopK(TopK { k: 4 }), 0.0, Some(AuxK { k: 9, coefficient: 0.1 }))),
+            ("aux_k.k", |c| {
+                (c.family, c.alpha, c.aux_k) = (Family::TopK(TopK { k: 4 }), 0.0, Some(AuxK { k: 9, coefficient: 0.1 }))
+            }),
             ("alpha", |c| c.family = Family::TopK(TopK { k: 4 })),
             ("k", |c| (c.family, c.alpha) = (Family::TopK(TopK { k: 9 }), 0.0)),
             ("k", |c| (c.family, c.alpha) = (Family::BatchTopK(BatchTopK { k: 0 }), 0.0)),
-            ("prefixes", |c| (c.family, c.alpha) = (Family::Matryoshka(Matryoshka { k: 2, prefixes: vec![4, 4, 8] }), 0.0)),
+            ("prefixes", |c| {
+                (c.family, c.alpha) = (Family::Matryoshka(Matryoshka { k: 2, prefixes: vec![4, 4, 8] }), 0.0)
+            }),
             ("bandwidth", |c| c.family = Family::JumpRelu(JumpRelu { bandwidth: 0.0, initial_threshold: 0.1 })),
         ];
         for (key, change) in changes {

@@ -62,7 +62,7 @@ pub(crate) fn forward(
             second.resize(rows * width, 0.0);
             let rows = pre.chunks_exact(width).zip(codes.chunks_exact_mut(width).zip(second.chunks_exact_mut(width)));
             for (pre, (codes, second)) in rows {
-                sums.penalty += f64::from(formula.codes(Entries { latents: ids, pre, of: of.of }, codes, second));
+                sums.penalty += formula.codes(Entries { latents: ids, pre, of: of.of }, codes, second);
                 let (sum, active) = sum_row(codes);
                 sums.codes += f64::from(sum);
                 sums.active += u64::from(active);

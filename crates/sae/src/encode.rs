@@ -306,10 +306,10 @@ impl Encoder<'_> {
             let candidates = &latents[first..out.segments[row + 1]];
             first = out.segments[row + 1];
             dots.resize(candidates.len(), 0.0);
-            dot_rows(x, candidates, enc, scale, dots);
+            dot_rows(x, candidates, enc, dots);
             for (latent, dot) in candidates.iter().zip(&*dots) {
                 let j = *latent as usize;
-                let pre = dot + of.bias[j];
+                let pre = dot * scale[j] + of.bias[j];
                 out.latents[found] = *latent;
                 out.pre[found] = pre;
                 found += usize::from(pre - self.threshold[j] > floor);

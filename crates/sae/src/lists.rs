@@ -22,16 +22,30 @@ pub(crate) struct Lists {
     pub(crate) latents: Vec<u32>,
     pub(crate) pre: Vec<f32>,
     pub(crate) codes: Vec<f32>,
-    pub(crate) deltas: Vec<f32>,
-    /// Gradients by the extra parameters of the entry's latent; empty where there are none.
-    pub(crate) extras: [Vec<f32>; MAX_EXTRAS],
+    /// The loss's gradient by each code.
+    pub(crate) dots: Vec<f32>,
+    /// Codes of a second reconstruction and the gradient by them; empty where there is none.
+    pub(crate) second: Vec<f32>,
+    pub(crate) second_dots: Vec<f32>,
     /// Latent j has the entries from `latent_starts[j]` to `latent_starts[j + 1]` of those below, rows ascending.
     latent_starts: Vec<u32>,
-    by_latent_rows: Vec<u32>,
-    by_latent_codes: Vec<f32>,
-    by_latent_deltas: Vec<f32>,
-    by_latent_extras: [Vec<f32>; MAX_EXTRAS],
+    pub(crate) by_latent: ByLatent,
     sorted: Vec<f32>,
+}
+
+/// What is known of each entry in the order of latents.
+#[derive(Debug, Default)]
+pub(crate) struct ByLatent {
+    pub(crate) rows: Vec<u32>,
+    pub(crate) latents: Vec<u32>,
+    pub(crate) pre: Vec<f32>,
+    pub(crate) codes: Vec<f32>,
+    pub(crate) dots: Vec<f32>,
+    pub(crate) second_dots: Vec<f32>,
+    /// The loss's gradient by the pre-activation.
+    pub(crate) deltas: Vec<f32>,
+    /// And by the extra parameters of the latent; empty where there are none.
+    pub(crate) extras: [Vec<f32>; MAX_EXTRAS],
 }
 
 /// The entries of one latent in a tile.
@@ -87,16 +101,14 @@ impl Lists {
         smallest
     }
 
-    /// Room for what is computed of every entry.
-    pub(crate) fn prepare(&mut self, n_extras: usize) {
-        let n = self.latents.len();
-        self.codes.resize(n, 0.0);
-        self.deltas.resize(n, 0.0);
-        self.extras[..n_extras].iter_mut().for_each(|extra| extra.resize(n, 0.0));
+    /// Row `i`: its latents and codes.
+    pub(crate) fn row(&self, i: usize) -> (&[u32], &[f32]) {
+        let entries = self.starts[i]..self.starts[i + 1];
+        (&self.latents[entries.clone()], &self.codes[entries])
     }
 
-    /// The same entries ordered by latent, by counting.
-    pub(crate) fn sort_by_latent(&mut self, n_latents: usize) {
+    /// The same entries ordered by latent, by counting, with room for the gradients.
+    pub(crate) fn sort_by_latent(&mut self, n_latents: usize, n_extras: usize) {
         let n = self.latents.len();
         self.latent_starts.clear();
         self.latent_starts.resize(n_latents + 1, 0);
@@ -108,28 +120,26 @@ impl Lists {
             total += *start;
             *start = total;
         }
-        self.by_latent_rows.resize(n, 0);
-        self.by_latent_codes.resize(n, 0.0);
-        self.by_latent_deltas.resize(n, 0.0);
-        for (sorted, extra) in self.by_latent_extras.iter_mut().zip(&self.extras) {
-            sorted.resize(extra.len(), 0.0);
+        let ByLatent { rows, latents, pre, codes, dots, second_dots, deltas, extras } = &mut self.by_latent;
+        for ids in [&mut *rows, latents] {
+            ids.resize(n, 0);
         }
-        let has_extras = !self.extras[0].is_empty();
+        for values in [&mut *pre, codes, dots, deltas].into_iter().chain(&mut extras[..n_extras]) {
+            values.resize(n, 0.0);
+        }
+        second_dots.resize(self.second_dots.len(), 0.0);
+        let has_second = !self.second_dots.is_empty();
         // `latent_starts[j]` serves as the place of latent j's next entry, and has become the beginning of latent j + 1 when all are placed.
         for (row, entries) in (0..).zip(self.starts.windows(2)) {
             for entry in entries[0]..entries[1] {
-                let next = &mut self.latent_starts[self.latents[entry] as usize];
+                let latent = self.latents[entry];
+                let next = &mut self.latent_starts[latent as usize];
                 let place = *next as usize;
                 *next += 1;
-                self.by_latent_rows[place] = row;
-                self.by_latent_codes[place] = self.codes[entry];
-                self.by_latent_deltas[place] = self.deltas[entry];
-                if has_extras {
-                    for (sorted, extra) in self.by_latent_extras.iter_mut().zip(&self.extras) {
-                        if let Some(value) = extra.get(entry) {
-                            sorted[place] = *value;
-                        }
-                    }
+                (rows[place], latents[place]) = (row, latent);
+                (pre[place], codes[place], dots[place]) = (self.pre[entry], self.codes[entry], self.dots[entry]);
+                if has_second {
+                    second_dots[place] = self.second_dots[entry];
                 }
             }
         }
@@ -140,20 +150,22 @@ impl Lists {
     /// The entries of latent `j`.
     pub(crate) fn of(&self, j: usize) -> OfLatent<'_> {
         let entries = self.latent_starts[j] as usize..self.latent_starts[j + 1] as usize;
+        let of = &self.by_latent;
         OfLatent {
-            rows: &self.by_latent_rows[entries.clone()],
-            codes: &self.by_latent_codes[entries.clone()],
-            deltas: &self.by_latent_deltas[entries.clone()],
-            extras: self.by_latent_extras.each_ref().map(|extra| extra.get(entries.clone()).unwrap_or_default()),
+            rows: &of.rows[entries.clone()],
+            codes: &of.codes[entries.clone()],
+            deltas: &of.deltas[entries.clone()],
+            extras: of.extras.each_ref().map(|extra| extra.get(entries.clone()).unwrap_or_default()),
         }
     }
 
     /// Bytes of the buffers.
     pub(crate) fn bytes(&self) -> usize {
-        let floats = [&self.pre, &self.codes, &self.deltas, &self.by_latent_codes, &self.by_latent_deltas, &self.sorted];
-        let extras = self.extras.iter().chain(&self.by_latent_extras);
-        let words: usize = floats.into_iter().chain(extras).map(Vec::capacity).sum();
-        let counts = self.latents.capacity() + self.latent_starts.capacity() + self.by_latent_rows.capacity();
-        4 * (words + counts) + 8 * self.starts.capacity()
+        let of = &self.by_latent;
+        let floats = [&self.pre, &self.codes, &self.dots, &self.second, &self.second_dots, &self.sorted];
+        let sorted = [&of.pre, &of.codes, &of.dots, &of.second_dots, &of.deltas];
+        let words: usize = floats.into_iter().chain(sorted).chain(&of.extras).map(Vec::capacity).sum();
+        let ids = [&self.latents, &self.latent_starts, &of.rows, &of.latents];
+        4 * (words + ids.map(Vec::capacity).iter().sum::<usize>()) + 8 * self.starts.capacity()
     }
 }

@@ -76,13 +76,7 @@ impl<'a> Weights<'a> {
             extras: self.of.extras.map(|values| part(values, 1)),
             derived: part(self.of.derived, 1),
         };
-        Self {
-            enc: part(self.enc, self.d_in),
-            dec: part(self.dec, self.d_out),
-            scale: part(self.scale, 1),
-            of,
-            ..self
-        }
+        Self { enc: part(self.enc, self.d_in), dec: part(self.dec, self.d_out), scale: part(self.scale, 1), of, ..self }
     }
 }
 

@@ -19,7 +19,13 @@ pub(crate) struct LastBatch<'a> {
 }
 
 /// Starts the latents anew that were silent for `dead_after` steps; returns how many.
-pub(crate) fn resample(of: &mut Parameters, formula: &dyn Formula, batch: LastBatch<'_>, dead_after: u64, seed: u64) -> usize {
+pub(crate) fn resample(
+    of: &mut Parameters,
+    formula: &dyn Formula,
+    batch: LastBatch<'_>,
+    dead_after: u64,
+    seed: u64,
+) -> usize {
     let (d_in, d_out) = (of.d_in, of.d_out);
     let dead: Vec<usize> = (0..of.n_latents()).filter(|j| u64::from(of.silent[*j]) >= dead_after).collect();
     let mut total = 0.0;
@@ -34,7 +40,8 @@ pub(crate) fn resample(of: &mut Parameters, formula: &dyn Formula, batch: LastBa
     if dead.is_empty() || !(total.is_finite() && total > 0.0) {
         return 0;
     }
-    let alive = of.w_enc.value.chunks_exact(d_in).zip(&of.silent).filter(|(_, silent)| u64::from(**silent) < dead_after);
+    let alive =
+        of.w_enc.value.chunks_exact(d_in).zip(&of.silent).filter(|(_, silent)| u64::from(**silent) < dead_after);
     let (sum, n) = alive.fold((0.0, 0), |(sum, n), (row, _)| (sum + norm(row), n + 1));
     let mean_length = if n > 0 { sum / n as f32 } else { 1.0 };
     // In a tied layout a row's length only says how fast it turns.

@@ -195,7 +195,12 @@ impl Sae {
 
     /// Loads the batch and, in the dense path, reconstructs it; in the sparse one the tiles have their entries after it. Returns the smallest code chosen from
     /// the whole batch, or the smallest limit of a row.
-    fn forward(&mut self, batch: (ArrayView2<'_, f32>, Option<ArrayView2<'_, f32>>), factors: Factors, dense: bool) -> f32 {
+    fn forward(
+        &mut self,
+        batch: (ArrayView2<'_, f32>, Option<ArrayView2<'_, f32>>),
+        factors: Factors,
+        dense: bool,
+    ) -> f32 {
         let Self { parameters, buffers, spaces, config, memory, .. } = self;
         let formula = config.family.formula();
         let (layout, weights, prefixes) = (parameters.layout, parameters.weights(), formula.prefixes());
@@ -215,7 +220,7 @@ impl Sae {
         tiles.resize_with(rows.div_ceil(TILE_ROWS), Tile::default);
 
         let center = layout.subtract_decoder_bias.then_some(parameters.b_dec.value.as_slice());
-        let (n_extras, selection) = (layout.extras.len(), formula.selection());
+        let selection = formula.selection();
         let encoder = Encoder {
             weights,
             threshold: floor,
@@ -261,7 +266,7 @@ impl Sae {
                     let choice = if let Selection::TopK(k) = selection { Choice::Largest(k) } else { Choice::All };
                     tile.lists.choose(candidates, choice);
                 });
-                tile.run(target, r, by, n_extras);
+                tile.run(target, r, by);
                 if let Selection::TopK(k) = selection { tile.smallest_limit(k, d_in) } else { 0.0 }
             });
             return limits.reduce(|| f32::INFINITY, f32::min);
@@ -275,7 +280,11 @@ impl Sae {
             // The first batch: what the limit would be if the first tile were all.
             let ((tile, (x, _)), _) = &mut work[0];
             let rows = x.len() / d_in;
-            Encoder { search: Search::Largest(4 * k), hint: 0.0, ..encoder }.encode(x, &tile.row_squares, &mut tile.candidates);
+            Encoder { search: Search::Largest(4 * k), hint: 0.0, ..encoder }.encode(
+                x,
+                &tile.row_squares,
+                &mut tile.candidates,
+            );
             let limit = match choose_from_batch(std::iter::once(&tile.candidates), k * rows, values)[0] {
                 Choice::Above(limit, _) => limit,
                 _ => 0.0,
@@ -298,7 +307,7 @@ impl Sae {
         let chosen = work.par_iter_mut().zip(choices).map(|(((tile, (x, r)), (target, _)), choice)| {
             let smallest = tile.lists.choose(&tile.candidates, choice);
             let target = if target.is_empty() { &**x } else { target };
-            tile.run(target, r, by, n_extras);
+            tile.run(target, r, by);
             smallest
         });
         let smallest = chosen.reduce(|| f32::INFINITY, f32::min);
@@ -410,10 +419,8 @@ impl TrainStep for Sae {
         self.parameters.derive(formula);
         let n_prefixes = formula.prefixes().len().max(1);
         let whole = (2.0 / (rows * d) as f64) as f32;
-        let factors = Factors {
-            residual: whole / n_prefixes as f32,
-            penalty: (f64::from(schedule.alpha) / rows as f64) as f32,
-        };
+        let factors =
+            Factors { residual: whole / n_prefixes as f32, penalty: (f64::from(schedule.alpha) / rows as f64) as f32 };
         let dense = self.is_dense(formula.selection());
         let chosen = self.forward((input, target), factors, dense);
         let tiles = &self.buffers.tiles;
@@ -446,7 +453,8 @@ impl TrainStep for Sae {
             clip_norm: self.config.clip_norm,
             project_decoder: self.config.project_decoder_gradient,
         };
-        let of_bias = if self.parameters.layout.decoder_bias { bias_gradient(r, n_prefixes * d, d) } else { Vec::new() };
+        let of_bias =
+            if self.parameters.layout.decoder_bias { bias_gradient(r, n_prefixes * d, d) } else { Vec::new() };
         if !self.parameters.update(source, moves, of_bias) {
             return Err(StepError::Diverged { step, what: "a weight is not finite", lr });
         }

@@ -87,8 +87,7 @@ impl Sae {
         };
         let (w_enc, b_enc) = (trained("w_enc", &[n, d_in])?, trained("b_enc", &[n])?);
         let w_dec = if layout.tied { Trained::default() } else { trained("w_dec", &[n, d_out])? };
-        let b_dec =
-            if layout.decoder_bias { trained("b_dec", &[d_out])? } else { Trained::new(vec![0.0; d_out]) };
+        let b_dec = if layout.decoder_bias { trained("b_dec", &[d_out])? } else { Trained::new(vec![0.0; d_out]) };
         let mut extras: [Trained; MAX_EXTRAS] = Default::default();
         for (extra, name) in extras.iter_mut().zip(layout.extras) {
             *extra = trained(name, &[n])?;

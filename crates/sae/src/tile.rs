@@ -6,8 +6,8 @@ use ndarray::ArrayView2;
 
 use crate::encode::Candidates;
 use crate::family::{Dots, Entries, Formula, PerLatent};
-use crate::kernels::{add_row, add_rows, decode_row, dot_rows, load_row, squares, subtract_row};
-use crate::lists::Lists;
+use crate::kernels::{add_row, add_rows, decode_row, dot_rows, load_row, squares, subtract_row, sum_row};
+use crate::lists::{ByLatent, Lists};
 use crate::parameters::Weights;
 
 /// Factors of the loss's gradient.
@@ -74,11 +74,10 @@ pub(crate) struct Reconstruction<'a> {
 
 #[derive(Default)]
 struct Scratch {
-    second: Vec<f32>,
-    second_dots: Vec<f32>,
     coefficients: Vec<f32>,
-    dots: Vec<f32>,
-    residual: Vec<f32>,
+    /// Residuals of a row's second reconstruction.
+    second_r: Vec<f32>,
+    left_over: Vec<f32>,
 }
 
 thread_local! {
@@ -121,81 +120,83 @@ impl Tile {
 
     /// Codes, residuals and gradients of the entries. `r` `[rows, prefixes, d_out]` becomes the gradients of the reconstructions of each group of latents
     /// between two prefixes.
-    pub(crate) fn run(&mut self, target: &[f32], r: &mut [f32], by: Reconstruction<'_>, n_extras: usize) {
-        let Reconstruction { weights: of, prefixes, .. } = by;
-        self.lists.prepare(n_extras);
-        SCRATCH.with_borrow_mut(|scratch| {
-            let rows = target.chunks_exact(of.d_out).zip(r.chunks_exact_mut(of.d_out * prefixes.len().max(1)));
-            for (i, (target, r)) in rows.enumerate() {
-                self.run_row(i, target, r, by, scratch);
+    pub(crate) fn run(&mut self, target: &[f32], r: &mut [f32], by: Reconstruction<'_>) {
+        let Reconstruction { weights: of, formula, factors, prefixes } = by;
+        let (d, stride, layout) = (of.d_out, of.d_out * prefixes.len().max(1), formula.layout());
+        let (lists, sums) = (&mut self.lists, &mut self.sums);
+        let n = lists.latents.len();
+        let n_second = if layout.second_reconstruction { n } else { 0 };
+        for (values, n) in [
+            (&mut lists.codes, n),
+            (&mut lists.dots, n),
+            (&mut lists.second, n_second),
+            (&mut lists.second_dots, n_second),
+        ] {
+            values.resize(n, 0.0);
+        }
+        let entries = Entries { latents: &lists.latents, pre: &lists.pre, of: of.of };
+        sums.penalty += formula.codes(entries, &mut lists.codes, &mut lists.second);
+        SCRATCH.with_borrow_mut(|Scratch { coefficients, second_r, .. }| {
+            second_r.resize(d, 0.0);
+            for (i, (target, r)) in target.chunks_exact(d).zip(r.chunks_exact_mut(stride)).enumerate() {
+                let range = lists.starts[i]..lists.starts[i + 1];
+                let (latents, codes) = (&lists.latents[range.clone()], &lists.codes[range.clone()]);
+                let (sum, active) = sum_row(codes);
+                sums.codes += f64::from(sum);
+                sums.active += u64::from(active);
+                coefficients.clear();
+                coefficients.extend(latents.iter().zip(codes).map(|(j, c)| c * of.scale[*j as usize]));
+                let dots = &mut lists.dots[range.clone()];
+                if prefixes.is_empty() {
+                    let error = decode_row(target, of.offset, latents, coefficients, of.dec, factors.residual, r);
+                    sums.squared_error += f64::from(error);
+                    sums.objective += f64::from(error);
+                    dot_rows(r, latents, of.dec, dots);
+                } else {
+                    decode_prefixes(target, latents, coefficients, by, r, sums);
+                    for_groups(latents, prefixes, |group, entries| {
+                        dot_rows(&r[group * d..][..d], &latents[entries.clone()], of.dec, &mut dots[entries]);
+                    });
+                }
+                for (dot, j) in dots.iter_mut().zip(latents) {
+                    *dot *= of.scale[*j as usize];
+                }
+                if layout.second_reconstruction {
+                    let second = &lists.second[range.clone()];
+                    let error = decode_row(target, of.offset, latents, second, of.dec, factors.residual, second_r);
+                    sums.objective += f64::from(error);
+                    dot_rows(second_r, latents, of.dec, &mut lists.second_dots[range]);
+                }
             }
         });
-        self.lists.sort_by_latent(of.scale.len());
-    }
-
-    fn run_row(&mut self, i: usize, target: &[f32], r: &mut [f32], by: Reconstruction<'_>, scratch: &mut Scratch) {
-        let Reconstruction { weights: of, formula, factors, prefixes } = by;
-        let Scratch { second, second_dots, coefficients, dots, residual } = scratch;
-        let (lists, sums) = (&mut self.lists, &mut self.sums);
-        let range = lists.starts[i]..lists.starts[i + 1];
-        let latents = &lists.latents[range.clone()];
-        let entries = Entries { latents, pre: &lists.pre[range.clone()], of: of.of };
-        let codes = &mut lists.codes[range.clone()];
-        second.resize(codes.len(), 0.0);
-        sums.penalty += f64::from(formula.codes(entries, codes, second));
-        sums.codes += codes.iter().map(|c| f64::from(*c)).sum::<f64>();
-        sums.active += codes.iter().filter(|c| **c > 0.0).count() as u64;
-
-        coefficients.clear();
-        coefficients.extend(latents.iter().zip(&*codes).map(|(j, c)| c * of.scale[*j as usize]));
-        dots.resize(codes.len(), 0.0);
-        if prefixes.is_empty() {
-            let error = decode_row(target, of.offset, latents, coefficients, of.dec, factors.residual, r);
-            sums.squared_error += f64::from(error);
-            sums.objective += f64::from(error);
-            dot_rows(r, latents, of.dec, of.scale, dots);
-        } else {
-            decode_prefixes(target, latents, coefficients, by, r, sums);
-            for_groups(latents, prefixes, |group, entries| {
-                let r = &r[group * of.d_out..][..of.d_out];
-                dot_rows(r, &latents[entries.clone()], of.dec, of.scale, &mut dots[entries]);
-            });
-        }
-        second_dots.clear();
-        if formula.layout().second_reconstruction {
-            residual.resize(of.d_out, 0.0);
-            second_dots.resize(codes.len(), 0.0);
-            let error = decode_row(target, of.offset, latents, second, of.dec, factors.residual, residual);
-            sums.objective += f64::from(error);
-            dot_rows(residual, latents, of.dec, of.scale, second_dots);
-        }
+        lists.sort_by_latent(of.scale.len(), layout.extras.len());
+        let ByLatent { latents, pre, dots, second_dots, deltas, extras, .. } = &mut lists.by_latent;
         let dots = Dots { first: dots, second: second_dots, penalty: factors.penalty };
-        let extras = lists.extras.each_mut().map(|extra| extra.get_mut(range.clone()).unwrap_or_default());
-        formula.gradients(entries, dots, &mut lists.deltas[range], extras);
+        formula.gradients(Entries { latents, pre, of: of.of }, dots, deltas, extras.each_mut().map(Vec::as_mut_slice));
     }
 
     /// The auxiliary loss on the entries of dead latents: they reconstruct what the others left over. The last `d` values of each row of `r` are the gradient of
     /// the others' whole reconstruction; `aux_r` becomes that of the dead latents'.
     pub(crate) fn run_aux(&mut self, r: &[f32], aux_r: &mut [f32], dead: Weights<'_>, by: Auxiliary) {
-        let d = dead.d_out;
-        self.aux.prepare(0);
-        let lists = &mut self.aux;
-        SCRATCH.with_borrow_mut(|Scratch { residual, .. }| {
-            residual.resize(d, 0.0);
+        let (d, lists) = (dead.d_out, &mut self.aux);
+        lists.codes.clone_from(&lists.pre);
+        lists.dots.resize(lists.codes.len(), 0.0);
+        SCRATCH.with_borrow_mut(|Scratch { left_over, .. }| {
+            left_over.resize(d, 0.0);
             for (i, (r, aux_r)) in r.chunks_exact(by.stride).zip(aux_r.chunks_exact_mut(d)).enumerate() {
-                let range = lists.starts[i]..lists.starts[i + 1];
-                let latents = &lists.latents[range.clone()];
-                let codes = &mut lists.codes[range.clone()];
-                codes.copy_from_slice(&lists.pre[range.clone()]);
+                let (latents, codes) = lists.row(i);
                 // The gradient is that of `x_hat - x`; what is left over is its opposite.
-                let left_over = residual.iter_mut().zip(&r[by.stride - d..]);
-                left_over.for_each(|(left_over, r)| *left_over = -r / by.residual);
-                let error = decode_row(residual, dead.offset, latents, codes, dead.dec, by.factor, aux_r);
+                let values = left_over.iter_mut().zip(&r[by.stride - d..]);
+                values.for_each(|(left_over, r)| *left_over = -r / by.residual);
+                let error = decode_row(left_over, dead.offset, latents, codes, dead.dec, by.factor, aux_r);
                 self.sums.aux_error += f64::from(error);
-                dot_rows(aux_r, latents, dead.dec, dead.scale, &mut lists.deltas[range]);
+                let range = lists.starts[i]..lists.starts[i + 1];
+                dot_rows(aux_r, &lists.latents[range.clone()], dead.dec, &mut lists.dots[range]);
             }
         });
-        lists.sort_by_latent(dead.scale.len());
+        lists.sort_by_latent(dead.scale.len(), 0);
+        let ByLatent { dots, deltas, .. } = &mut lists.by_latent;
+        deltas.copy_from_slice(dots);
     }
 
     /// The smallest of the k-th largest codes of the rows, each relative to the row's root mean square; 0 if a row has fewer.
@@ -203,14 +204,21 @@ impl Tile {
         let rows = self.lists.starts.windows(2).zip(&self.row_squares);
         let limits = rows.map(|(entries, squares)| {
             let pre = &self.lists.pre[entries[0]..entries[1]];
-            if pre.len() < k { 0.0 } else { pre.iter().copied().fold(f32::INFINITY, f32::min) / (squares / d_in as f32).sqrt() }
+            if pre.len() < k {
+                0.0
+            } else {
+                pre.iter().copied().fold(f32::INFINITY, f32::min) / (squares / d_in as f32).sqrt()
+            }
         });
         limits.fold(f32::INFINITY, f32::min)
     }
 
     /// Bytes of the buffers.
     pub(crate) fn bytes(&self) -> usize {
-        self.candidates.bytes() + self.lists.bytes() + self.aux.bytes() + 4 * (self.sums.columns.capacity() + self.row_squares.capacity())
+        self.candidates.bytes()
+            + self.lists.bytes()
+            + self.aux.bytes()
+            + 4 * (self.sums.columns.capacity() + self.row_squares.capacity())
     }
 }
 

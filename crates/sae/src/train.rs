@@ -34,8 +34,7 @@ pub struct RunOptions<'a> {
 
 /// Fills `input` `[config.batch, d_in]`, and for a transcoder `target` `[config.batch, d_out]`, with the rows of step `step` (the first is 0). It must give the
 /// same rows for the same step every time: a resumed run asks for steps that an interrupted one has seen.
-pub type Batches<'a, E> =
-    dyn FnMut(u64, ArrayViewMut2<'_, f32>, Option<ArrayViewMut2<'_, f32>>) -> Result<(), E> + 'a;
+pub type Batches<'a, E> = dyn FnMut(u64, ArrayViewMut2<'_, f32>, Option<ArrayViewMut2<'_, f32>>) -> Result<(), E> + 'a;
 
 /// Called after every step with the steps done, its figures, and the autoencoder; `Break` interrupts, except after the last step.
 pub type OnStep<'a> = dyn FnMut(u64, &StepStats, &Sae) -> ControlFlow<()> + 'a;
@@ -52,7 +51,10 @@ pub fn train<E>(
     options: RunOptions<'_>,
     on_step: &mut OnStep<'_>,
 ) -> Result<TrainOutcome, SaeError<E>> {
-    let member = Member { sae: begin(config, spaces, options.checkpoint_folder)?, folder: options.checkpoint_folder.map(Path::to_owned) };
+    let member = Member {
+        sae: begin(config, spaces, options.checkpoint_folder)?,
+        folder: options.checkpoint_folder.map(Path::to_owned),
+    };
     let outcome = run(vec![member], batches, options, &mut |_, done, stats, sae| on_step(done, stats, sae))?;
     Ok(match outcome {
         TrainOutcome::Finished(mut members) => TrainOutcome::Finished(members.remove(0)),

@@ -9,6 +9,7 @@ use crate::dense::{self, DENSE_BLOCK, Passed};
 use crate::encode::TILE_ROWS;
 use crate::family::{Formula, Layout, MAX_EXTRAS, PerLatent};
 use crate::kernels::{add_row, gather_gradient, gather_rows, norm, project, remove_along, squares, subtract_row};
+use crate::lists::OfLatent;
 use crate::parameters::{Parameters, SHORTEST, Trained, Weights, scale_and_length};
 use crate::tile::Tile;
 
@@ -24,6 +25,7 @@ pub(crate) struct Gradients {
     pub(crate) sums: [Vec<f32>; 1 + MAX_EXTRAS],
     /// Whether a latent was active.
     pub(crate) fired: Vec<bool>,
+    entries: Entries,
 }
 
 thread_local! {
@@ -257,7 +259,8 @@ impl Block<'_> {
                 enc.iter_mut().for_each(|g| *g *= 1.0 / SHORTEST);
             }
         }
-        let dec: &mut [f32] = if self.layout.tied { &mut [] } else { &mut gradients.dec[at * self.d_out..][..self.d_out] };
+        let dec: &mut [f32] =
+            if self.layout.tied { &mut [] } else { &mut gradients.dec[at * self.d_out..][..self.d_out] };
         if by.project_decoder && !self.layout.tied {
             remove_along(dec, &self.w_dec.value[dec_row.clone()]);
         }
@@ -292,33 +295,58 @@ impl Block<'_> {
     }
 }
 
+/// The entries of a latent in all tiles, one after the other: longer lists keep the loops over them short of ends.
+#[derive(Debug, Default)]
+struct Entries {
+    rows: Vec<u32>,
+    codes: Vec<f32>,
+    deltas: Vec<f32>,
+}
+
+impl Entries {
+    fn clear(&mut self) {
+        self.rows.clear();
+        self.codes.clear();
+        self.deltas.clear();
+    }
+
+    fn extend(&mut self, tile: usize, of: OfLatent<'_>) {
+        self.rows.extend(of.rows.iter().map(|row| row + (tile * TILE_ROWS) as u32));
+        self.codes.extend_from_slice(of.codes);
+        self.deltas.extend_from_slice(of.deltas);
+    }
+}
+
 /// Gathers the gradient of latent `j` from the tiles' entries.
 fn gather(from: Sparse<'_>, j: usize, tied: bool, [d_in, d_out]: [usize; 2], out: &mut Gradients) {
     out.start(1, d_in, if tied { 0 } else { d_out });
     let stride = d_out * from.prefixes.len().max(1);
     let group = from.prefixes.iter().position(|end| j < *end).unwrap_or(0);
-    let tiles = from.tiles.iter().zip(from.x.chunks(TILE_ROWS * d_in).zip(from.r.chunks(TILE_ROWS * stride)));
-    for (tile, (x, r)) in tiles {
+    let Gradients { enc, dec, sums, fired, entries } = out;
+    entries.clear();
+    for (t, tile) in from.tiles.iter().enumerate() {
         let of = tile.lists.of(j);
-        if tied {
-            gather_gradient(&mut out.enc, of.rows, of.codes, of.deltas, x, r);
-        } else if !of.rows.is_empty() {
-            gather_rows(&mut out.enc, of.rows, of.deltas, x, d_in);
-            gather_rows(&mut out.dec, of.rows, of.codes, &r[group * d_out..], stride);
-        }
-        out.fired[0] |= of.codes.iter().any(|c| *c > 0.0);
-        for (sum, values) in out.sums.iter_mut().zip([of.deltas, of.extras[0], of.extras[1]]) {
+        entries.extend(t, of);
+        for (sum, values) in sums[1..].iter_mut().zip(of.extras) {
             sum[0] += values.iter().sum::<f32>();
         }
     }
+    fired[0] = entries.codes.iter().any(|c| *c > 0.0);
+    sums[0][0] = entries.deltas.iter().sum();
+    let Entries { rows, codes, deltas } = entries;
+    if tied {
+        gather_gradient(enc, rows, codes, deltas, from.x, from.r);
+    } else {
+        gather_rows(enc, rows, deltas, from.x, d_in);
+        gather_rows(dec, rows, codes, &from.r[group * d_out..], stride);
+    }
     if let Ok(dead) = from.dead.binary_search(&(j as u32)) {
-        let tiles = from.tiles.iter().zip(from.x.chunks(TILE_ROWS * d_in).zip(from.aux_r.chunks(TILE_ROWS * d_out)));
-        for (tile, (x, r)) in tiles {
-            let of = tile.aux.of(dead);
-            gather_rows(&mut out.enc, of.rows, of.deltas, x, d_in);
-            gather_rows(&mut out.dec, of.rows, of.codes, r, d_out);
-            out.sums[0][0] += of.deltas.iter().sum::<f32>();
-        }
+        let entries = &mut out.entries;
+        entries.clear();
+        from.tiles.iter().enumerate().for_each(|(t, tile)| entries.extend(t, tile.aux.of(dead)));
+        gather_rows(&mut out.enc, &entries.rows, &entries.deltas, from.x, d_in);
+        gather_rows(&mut out.dec, &entries.rows, &entries.codes, from.aux_r, d_out);
+        out.sums[0][0] += entries.deltas.iter().sum::<f32>();
     }
 }
 

@@ -38,7 +38,8 @@ fn train_one(adam: AdamMode, seed: u64) -> [f64; 3] {
         seed,
     };
     let data = Planted::with_covariance(config, Array2::eye(n).view());
-    let config = TrainConfig { n_latents: n, alpha: 1e-3, lr: 1e-3, batch, steps: 1421, adam, seed, ..TrainConfig::default() };
+    let config =
+        TrainConfig { n_latents: n, alpha: 1e-3, lr: 1e-3, batch, steps: 1421, adam, seed, ..TrainConfig::default() };
     let mut batches = |step: u64, mut out: ArrayViewMut2<'_, f32>, _: Option<ArrayViewMut2<'_, f32>>| {
         out.assign(&data.sample(step, batch));
         Ok::<(), Infallible>(())

@@ -2,7 +2,9 @@
 
 mod common;
 
-use common::{config, data, distance, families, has_dense_path, in_pool, steps, target_of, tensor, transcoder, weights};
+use common::{
+    config, data, distance, families, has_dense_path, in_pool, steps, target_of, tensor, transcoder, weights,
+};
 use monosem_dictionary::Dictionary;
 use monosem_sae::{
     AdamMode, AuxK, Family, Precision, Sae, Space, Spaces, StepParams, StepPath, TrainConfig, TrainState, TrainStep,
@@ -16,7 +18,8 @@ const PATHS: [StepPath; 2] = [StepPath::Sparse, StepPath::Dense];
 fn cases(n_latents: usize, k: usize, steps: u64) -> Vec<(TrainConfig, Spaces)> {
     let mut cases = Vec::new();
     for (family, alpha) in families(n_latents, k) {
-        let config = TrainConfig { family, alpha, dead_after_steps: 8, clip_norm: Some(0.05), ..config(n_latents, steps) };
+        let config =
+            TrainConfig { family, alpha, dead_after_steps: 8, clip_norm: Some(0.05), ..config(n_latents, steps) };
         let config = match has_dense_path(&config.family) {
             true => TrainConfig { resample_every: 13, ..config },
             false => TrainConfig { aux_k: Some(AuxK { k: 5, coefficient: 1.0 / 32.0 }), ..config },
@@ -48,7 +51,8 @@ fn figures_are_those_of_the_dictionary_on_raw_activations() {
         // What was chosen from a batch is chosen by a threshold afterwards: as many codes, about the same ones.
         let chosen_from_batch = matches!(config.family, Family::BatchTopK(_) | Family::Matryoshka(_));
         let within = if chosen_from_batch { 0.1 } else { 1e-4 };
-        let close = |got: f32, want: f64| assert!((f64::from(got) - want).abs() < within * want, "{about}: {got} {want}");
+        let close =
+            |got: f32, want: f64| assert!((f64::from(got) - want).abs() < within * want, "{about}: {got} {want}");
         let scale = f64::from(spaces.output().scale);
         close(stats.mse, error.mean().unwrap() * scale.powi(2));
         close(stats.fvu_batch, error.sum() / variance);
@@ -129,7 +133,11 @@ fn one_and_two_threads_give_the_same_bytes() {
     let data = data(20);
     for (config, spaces) in cases(300, 8, 40) {
         let dense = has_dense_path(&config.family).then_some((StepPath::Dense, Precision::F32));
-        let sparse = [(StepPath::Adaptive, Precision::F32), (StepPath::Sparse, Precision::F32), (StepPath::Adaptive, Precision::Bf16)];
+        let sparse = [
+            (StepPath::Adaptive, Precision::F32),
+            (StepPath::Sparse, Precision::F32),
+            (StepPath::Adaptive, Precision::Bf16),
+        ];
         for (path, precision) in sparse.into_iter().chain(dense) {
             let [one, two, three] = [1, 2, 3].map(|threads| {
                 let mut sae = Sae::new(TrainConfig { precision, ..config.clone() }, spaces).unwrap();
@@ -192,7 +200,8 @@ fn a_batch_that_is_not_contiguous_is_read_as_it_is() {
 #[test]
 fn an_encoder_in_bf16_finds_the_codes_of_f32() {
     for (config, spaces) in cases(64, 8, 100) {
-        let apart = apart(&config, spaces, [Precision::F32, Precision::Bf16].map(|precision| (StepPath::Sparse, precision)));
+        let apart =
+            apart(&config, spaces, [Precision::F32, Precision::Bf16].map(|precision| (StepPath::Sparse, precision)));
         assert!(apart < 1e-5, "{:?} {spaces:?}: {apart:e}", config.family);
     }
 }

@@ -236,7 +236,8 @@ fn raw_gradients(family: Family, alpha: f32) -> TrainConfig {
 #[test]
 fn gradients_of_autoencoders_agree_with_finite_differences() {
     for (family, alpha) in families(N, 3) {
-        let paths = if has_dense_path(&family) { vec![StepPath::Sparse, StepPath::Dense] } else { vec![StepPath::Sparse] };
+        let paths =
+            if has_dense_path(&family) { vec![StepPath::Sparse, StepPath::Dense] } else { vec![StepPath::Sparse] };
         for path in paths {
             check(raw_gradients(family.clone(), 6.0 * alpha), Spaces::autoencoder(D, 0.7), path, &[]);
         }
@@ -246,7 +247,8 @@ fn gradients_of_autoencoders_agree_with_finite_differences() {
 #[test]
 fn gradients_of_transcoders_agree_with_finite_differences() {
     for (family, alpha) in families(N, 3).into_iter().skip(1) {
-        let paths = if has_dense_path(&family) { vec![StepPath::Sparse, StepPath::Dense] } else { vec![StepPath::Sparse] };
+        let paths =
+            if has_dense_path(&family) { vec![StepPath::Sparse, StepPath::Dense] } else { vec![StepPath::Sparse] };
         for path in paths {
             check(raw_gradients(family.clone(), 6.0 * alpha), transcoder(D), path, &[]);
         }

@@ -38,8 +38,7 @@ fn train_in(folder: &Path, pause: Duration) -> Vec<TrainState> {
         std::thread::sleep(pause);
         Ok::<(), Infallible>(())
     };
-    let options =
-        RunOptions { checkpoint_folder: Some(folder), checkpoint_every: 1, ..RunOptions::default() };
+    let options = RunOptions { checkpoint_folder: Some(folder), checkpoint_every: 1, ..RunOptions::default() };
     let mut on_step = |_, _, _: &_, _: &_| ControlFlow::Continue(());
     let outcome = train_ensemble(&configs(), Spaces::autoencoder(20, 1.5), &mut batches, options, &mut on_step);
     let TrainOutcome::Finished(members) = outcome.unwrap() else { panic!("nothing interrupts it") };

@@ -10,8 +10,8 @@ use std::path::Path;
 use common::{config, data, families, has_dense_path, mean_square, step_on, target_of, transcoder};
 use monosem_dictionary::{Dictionary as _, mmcs};
 use monosem_sae::{
-    AuxK, EarlyStopping, Family, JumpRelu, Matryoshka, Planted, PlantedConfig, RunOptions, Sae, SaeError, Spaces, StepError, TopK,
-    TrainConfig, TrainOutcome, TrainState, TrainStep, train, train_ensemble,
+    AuxK, EarlyStopping, Family, JumpRelu, Matryoshka, Planted, PlantedConfig, RunOptions, Sae, SaeError, Spaces,
+    StepError, TopK, TrainConfig, TrainOutcome, TrainState, TrainStep, train, train_ensemble,
 };
 use ndarray::{Array2, ArrayViewMut2};
 
@@ -240,7 +240,8 @@ fn revived(config: TrainConfig) -> (usize, usize) {
         rows.filter(|(j, _)| !alive(*j)).for_each(|(_, mut row)| row *= 0.1);
     }
     let mut sae = Sae::from_state(state).unwrap();
-    let dead: Vec<usize> = (1..config.steps).map(|step| step_on(&mut sae, &data.sample(step, 300), step).dead).collect();
+    let dead: Vec<usize> =
+        (1..config.steps).map(|step| step_on(&mut sae, &data.sample(step, 300), step).dead).collect();
     (*dead.iter().max().unwrap(), *dead.last().unwrap())
 }
 
@@ -411,4 +412,3 @@ fn diverging_training_says_what_to_lower_and_keeps_the_last_checkpoint() {
     assert_eq!(kept.step, step);
     Sae::from_state(kept).unwrap();
 }
-

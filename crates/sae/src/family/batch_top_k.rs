@@ -36,7 +36,7 @@ impl Formula for BatchTopK {
         Selection::BatchTopK(self.k)
     }
 
-    fn codes(&self, entries: Entries<'_>, codes: &mut [f32], _second: &mut [f32]) -> f32 {
+    fn codes(&self, entries: Entries<'_>, codes: &mut [f32], _second: &mut [f32]) -> f64 {
         relu_codes(entries, codes);
         0.0
     }

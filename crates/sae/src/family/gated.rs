@@ -43,14 +43,14 @@ impl Formula for Gated {
         reconstructing_length(n_latents, d_in)
     }
 
-    fn codes(&self, entries: Entries<'_>, codes: &mut [f32], second: &mut [f32]) -> f32 {
-        let mut penalty = 0.0;
+    fn codes(&self, entries: Entries<'_>, codes: &mut [f32], second: &mut [f32]) -> f64 {
+        let mut penalty = 0.0_f64;
         for ((code, second), (j, pi)) in codes.iter_mut().zip(second).zip(entries.iter()) {
             let (_, magnitude) = magnitude(entries.of, j, pi);
             let open = pi > 0.0;
             *code = if open { magnitude.max(0.0) } else { 0.0 };
             *second = if open { pi } else { 0.0 };
-            penalty += *second;
+            penalty += f64::from(*second);
         }
         penalty
     }

@@ -58,14 +58,14 @@ impl Formula for JumpRelu {
         of.derived[j] - self.bandwidth / 2.0
     }
 
-    fn codes(&self, entries: Entries<'_>, codes: &mut [f32], _second: &mut [f32]) -> f32 {
+    fn codes(&self, entries: Entries<'_>, codes: &mut [f32], _second: &mut [f32]) -> f64 {
         let mut active = 0_u32;
         for (code, (j, pre)) in codes.iter_mut().zip(entries.iter()) {
             let above = pre > entries.of.derived[j];
             *code = if above { pre } else { 0.0 };
             active += u32::from(above);
         }
-        active as f32
+        f64::from(active)
     }
 
     fn gradients(&self, entries: Entries<'_>, dots: Dots<'_>, deltas: &mut [f32], extras: [&mut [f32]; MAX_EXTRAS]) {

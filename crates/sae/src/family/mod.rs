@@ -8,6 +8,7 @@
 use monosem_dictionary::Activation;
 use serde::{Deserialize, Serialize};
 
+use crate::kernels::sum_row;
 use crate::{ConfigError, TrainConfig};
 
 mod batch_top_k;
@@ -132,7 +133,7 @@ pub(crate) struct PerLatent<'a> {
     pub(crate) derived: &'a [f32],
 }
 
-/// Pre-activations of one row and the latents they are of.
+/// Pre-activations and the latents they are of.
 #[derive(Clone, Copy)]
 pub(crate) struct Entries<'a> {
     pub(crate) latents: &'a [u32],
@@ -147,7 +148,7 @@ impl Entries<'_> {
     }
 }
 
-/// What back-propagation knows of the entries of a row: products of decoder rows with the gradient of each reconstruction.
+/// What back-propagation knows of entries: products of decoder rows with the gradient of each reconstruction.
 pub(crate) struct Dots<'a> {
     /// With that of the reconstruction from the codes: the loss's gradient by the code.
     pub(crate) first: &'a [f32],
@@ -212,9 +213,9 @@ pub(crate) trait Formula: Send + Sync {
         0.0
     }
 
-    /// The codes of a row, and those of the second reconstruction if there is one; returns the row's sparsity penalty. Pre-activations that are not above
+    /// The codes, and those of the second reconstruction if there is one; returns their sparsity penalty. Pre-activations that are not above
     /// the floor may be among the entries: their codes are 0.
-    fn codes(&self, entries: Entries<'_>, codes: &mut [f32], second: &mut [f32]) -> f32;
+    fn codes(&self, entries: Entries<'_>, codes: &mut [f32], second: &mut [f32]) -> f64;
 
     /// The loss's gradient by each pre-activation (`deltas`) and by the extra parameters of its latent, of the same entries.
     fn gradients(&self, entries: Entries<'_>, dots: Dots<'_>, deltas: &mut [f32], extras: [&mut [f32]; MAX_EXTRAS]);
@@ -234,11 +235,11 @@ pub(crate) trait Formula: Send + Sync {
 }
 
 /// ReLU: the code is the pre-activation where that is positive. Returns the sum of the codes.
-fn relu_codes(entries: Entries<'_>, codes: &mut [f32]) -> f32 {
+fn relu_codes(entries: Entries<'_>, codes: &mut [f32]) -> f64 {
     for (code, pre) in codes.iter_mut().zip(entries.pre) {
         *code = if *pre > 0.0 { *pre } else { 0.0 };
     }
-    crate::kernels::sum_row(codes).0
+    codes.chunks(256).map(|codes| f64::from(sum_row(codes).0)).sum()
 }
 
 /// ReLU: the gradient of the code, and of `penalty` times the code, where it is positive.

@@ -29,7 +29,7 @@ impl Formula for Relu {
         reconstructing_length(n_latents, d_in)
     }
 
-    fn codes(&self, entries: Entries<'_>, codes: &mut [f32], _second: &mut [f32]) -> f32 {
+    fn codes(&self, entries: Entries<'_>, codes: &mut [f32], _second: &mut [f32]) -> f64 {
         relu_codes(entries, codes)
     }
 

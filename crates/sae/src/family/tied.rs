@@ -22,7 +22,7 @@ impl Formula for Tied {
         Ok(())
     }
 
-    fn codes(&self, entries: Entries<'_>, codes: &mut [f32], _second: &mut [f32]) -> f32 {
+    fn codes(&self, entries: Entries<'_>, codes: &mut [f32], _second: &mut [f32]) -> f64 {
         relu_codes(entries, codes)
     }
 

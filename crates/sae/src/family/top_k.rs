@@ -5,9 +5,7 @@
 use monosem_dictionary::Activation;
 use serde::{Deserialize, Serialize};
 
-use super::{
-    Dots, Entries, Formula, Layout, MAX_EXTRAS, Selection, k_within, no_alpha, relu_codes, relu_gradients,
-};
+use super::{Dots, Entries, Formula, Layout, MAX_EXTRAS, Selection, k_within, no_alpha, relu_codes, relu_gradients};
 use crate::{ConfigError, TrainConfig};
 
 /// Settings of the TopK autoencoder.
@@ -32,7 +30,7 @@ impl Formula for TopK {
         Selection::TopK(self.k)
     }
 
-    fn codes(&self, entries: Entries<'_>, codes: &mut [f32], _second: &mut [f32]) -> f32 {
+    fn codes(&self, entries: Entries<'_>, codes: &mut [f32], _second: &mut [f32]) -> f64 {
         relu_codes(entries, codes);
         0.0
     }

@@ -3,8 +3,8 @@
 #![allow(dead_code, reason = "each test file uses a part")]
 
 use monosem_sae::{
-    BatchTopK, Family, Gated, JumpRelu, Matryoshka, Planted, PlantedConfig, Relu, Sae, Space, Spaces, StepPath, StepStats,
-    Tied, TopK, TrainConfig, TrainStep,
+    BatchTopK, Family, Gated, JumpRelu, Matryoshka, Planted, PlantedConfig, Relu, Sae, Space, Spaces, StepPath,
+    StepStats, Tied, TopK, TrainConfig, TrainStep,
 };
 use ndarray::{Array2, Axis};
 
