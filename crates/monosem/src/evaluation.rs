@@ -43,6 +43,18 @@ impl Rows {
         Ok(Self { store, kept, norm_limit })
     }
 
+    /// The same rows at another hook point of the store.
+    pub(crate) fn at(&self, store: HookStore) -> Result<Self> {
+        let (here, there) = (self.store.len(), store.len());
+        ensure!(
+            here == there,
+            "{} has {there} rows and {} has {here}: not of the same tokens",
+            store.hook(),
+            self.store.hook()
+        );
+        Ok(Self { store, kept: self.kept.clone(), norm_limit: f32::INFINITY })
+    }
+
     /// Number of rows that count.
     pub(crate) fn len(&self) -> usize {
         self.kept.as_ref().map_or(self.store.len(), Vec::len)

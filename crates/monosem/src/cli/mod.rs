@@ -6,7 +6,6 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use monosem_activations::Dtype;
 use monosem_hooks::HookPoint;
 use monosem_lm::Precision;
-use monosem_sae::AdamMode;
 
 use crate::model::Model;
 use crate::output::{Closed, note};
@@ -14,8 +13,10 @@ use crate::text::Text;
 use crate::{commands, exit, interrupt};
 
 mod claims;
+mod training;
 
 pub(crate) use claims::{Interp, Ioi, Patch, PatchRun, Where};
+pub(crate) use training::{Export, ExportFormat, FamilyName, Train};
 
 const EXIT_CODES: &str = "Exit codes: 0 done; 1 failed, the message says what and where; 2 wrong command line; 3 some nodes of a \
     run failed and the rest is kept; 130 stopped by ctrl-C, and the same command goes on from there.\n\n\
@@ -47,6 +48,8 @@ enum Command {
     Import(Import),
     /// Train a sparse autoencoder on a store of activations.
     Train(Train),
+    /// Write a dictionary in the format of another package.
+    Export(Export),
     /// Measure a dictionary on a store of activations and, with a model, in the model.
     Eval(Eval),
     /// Explain features of a dictionary and score the explanations.
@@ -210,60 +213,8 @@ pub(crate) struct Import {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Train {
-    /// Folder of a store, as `monosem capture` writes it.
-    #[arg(long)]
-    pub(crate) activations: PathBuf,
-    /// Hook point; may be left out where the store has only one.
-    #[arg(long)]
-    pub(crate) hook: Option<HookPoint>,
-    /// Leave out rows whose norm is over this multiple of the median norm (attention sinks); inf keeps all.
-    #[arg(long, default_value_t = 20.0)]
-    pub(crate) max_norm: f64,
-    /// Number of latents; instead of --ratio.
-    #[arg(long, conflicts_with = "ratio")]
-    pub(crate) latents: Option<usize>,
-    /// Number of latents as a multiple of the width of the activations.
-    #[arg(long, default_value_t = 4.0)]
-    pub(crate) ratio: f64,
-    /// L1 coefficient, on the scale of the paper's code, for activations scaled to unit mean square.
-    #[arg(long, default_value_t = 8.577e-4)]
-    pub(crate) alpha: f32,
-    /// Adam's learning rate.
-    #[arg(long, default_value_t = 1e-3)]
-    pub(crate) lr: f32,
-    /// Rows in a step.
-    #[arg(long, default_value_t = 2048, value_parser = commands::count::<1_000_000>)]
-    pub(crate) batch: usize,
-    /// Steps.
-    #[arg(long, default_value_t = 1000)]
-    pub(crate) steps: u64,
-    /// standard: Adam as published; paper: as the paper's code ran it.
-    #[arg(long, default_value = "standard", value_parser = commands::adam_mode)]
-    pub(crate) adam: AdamMode,
-    /// What the encoder is computed in: f32, or bf16 where the processor has AVX512-BF16 (codes are f32 either way).
-    #[arg(long, default_value = "f32")]
-    pub(crate) precision: Precision,
-    /// Steps over which the learning rate rises from 0.
-    #[arg(long, default_value_t = 0)]
-    pub(crate) lr_warmup_steps: u64,
-    /// Steps at the end over which the learning rate falls to 0.
-    #[arg(long, default_value_t = 0)]
-    pub(crate) lr_decay_steps: u64,
-    /// Draws the initial weights and the order of the rows.
-    #[arg(long, default_value_t = 0)]
-    pub(crate) seed: u64,
-    /// Where to train.
-    #[arg(long, value_enum, default_value_t = Device::Auto)]
-    pub(crate) device: Device,
-    /// Folder for the dictionary; a checkpoint in it is gone on from.
-    #[arg(long)]
-    pub(crate) out: PathBuf,
-}
-
-#[derive(Debug, Args)]
 pub(crate) struct Eval {
-    /// Folder of a dictionary, as `monosem train` writes it.
+    /// A dictionary: a folder that `monosem train` wrote, or one of SAELens, sparsify, dictionary_learning (ae.pt) or Gemma Scope (params.npz).
     #[arg(long)]
     pub(crate) dictionary: PathBuf,
     /// Folder of a store of activations that the dictionary was not trained on.
@@ -333,6 +284,7 @@ fn run(command: Command) -> anyhow::Result<u8> {
         Command::Capture(args) => commands::capture::capture(args),
         Command::Import(args) => commands::capture::import(&args),
         Command::Train(args) => commands::train::train(&args),
+        Command::Export(args) => commands::export::export(&args),
         Command::Eval(args) => commands::eval::eval(&args),
         Command::Interp(args) => commands::interp::interp(&args),
         Command::Patch(Patch::Ioi(args)) => commands::patch::ioi(&args),

@@ -10,7 +10,7 @@ use monosem_lm::{LanguageModel, LoadOptions, Tokenizer};
 use monosem_report::ResultRow;
 
 use super::capture::contexts;
-use super::{Bar, check_context, open_hook};
+use super::{Bar, check_autoencoder, check_context, open_hook};
 use crate::cli;
 use crate::evaluation::{Rows, evaluate};
 use crate::nodes::{Label, of_losses};
@@ -24,7 +24,8 @@ const BATCH: usize = 8;
 /// Measures a dictionary on activations and, with a model, in the model.
 pub(crate) fn eval(args: &cli::Eval) -> Result<u8> {
     interrupt::listen()?;
-    let dictionary = LinearDictionary::load(&args.dictionary)?;
+    let dictionary = LinearDictionary::load_any(&args.dictionary)?;
+    check_autoencoder(&args.dictionary, &dictionary)?;
     let store = Store::open(&args.activations)?;
     let (hook, store_rows) = open_hook(&store, args.hook)?;
     ensure!(

@@ -3,6 +3,7 @@
 pub(crate) mod assets;
 pub(crate) mod capture;
 pub(crate) mod eval;
+pub(crate) mod export;
 pub(crate) mod graph;
 pub(crate) mod interp;
 pub(crate) mod patch;
@@ -11,6 +12,7 @@ pub(crate) mod train;
 
 use std::fmt::Display;
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
@@ -18,6 +20,7 @@ use anyhow::{Result, bail, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 use monosem_activations::{HookStore, Store};
 use monosem_assets::Progress;
+use monosem_dictionary::{Dictionary as _, LinearDictionary, metadata};
 use monosem_hooks::{HookPoint, HookedModel as _};
 use monosem_lm::LanguageModel;
 use monosem_sae::AdamMode;
@@ -67,6 +70,20 @@ pub(crate) fn chain(error: &anyhow::Error) -> String {
 pub(crate) fn check_device(device: Device) -> Result<()> {
     if device == Device::Cuda {
         bail!("this version trains on the CPU only: use --device auto or --device cpu");
+    }
+    Ok(())
+}
+
+/// Refuses a dictionary that does not reconstruct what it reads.
+pub(crate) fn check_autoencoder(folder: &Path, dictionary: &LinearDictionary) -> Result<()> {
+    let target = metadata(folder).ok().and_then(|said| said["target_hook"].as_str().map(str::to_owned));
+    let (d_in, d_out) = (dictionary.d_in(), dictionary.d_out());
+    if target.is_some() || d_in != d_out {
+        let to = target.map_or_else(String::new, |hook| format!(" at {hook}"));
+        bail!(
+            "{} is a transcoder from {d_in} to {d_out} dimensions{to}: this needs one that reconstructs what it reads",
+            folder.display()
+        );
     }
     Ok(())
 }

@@ -8,7 +8,7 @@ use monosem_lm::{LanguageModel, LoadOptions, Tokenizer};
 use monosem_patching::{Change, Half, Intervention, Patching, PatchingConfig, SelectionConfig, Steering, accuracy};
 use serde_json::json;
 
-use super::Bar;
+use super::{Bar, check_autoencoder};
 use crate::causal::{self, descend};
 use crate::cli;
 use crate::output::{note, say};
@@ -26,16 +26,18 @@ pub(crate) struct Site {
 
 impl Site {
     pub(crate) fn open(at: &cli::Where) -> Result<Self> {
-        let dictionary = LinearDictionary::load(&at.dictionary)?;
+        let dictionary = LinearDictionary::load_any(&at.dictionary)?;
+        check_autoencoder(&at.dictionary, &dictionary)?;
+        // Other formats say it in ways of their own, or not at all.
+        let named = metadata(&at.dictionary).ok().and_then(|said| said["hook"].as_str().map(str::to_owned));
         let hook = match at.hook {
             Some(hook) => hook,
             None => {
-                let named = metadata(&at.dictionary)?["hook"].as_str().map(str::to_owned);
                 let missing = "the dictionary does not say which hook point it reads: name it with --hook";
-                named.context(missing)?.parse()?
+                named.as_ref().context(missing)?.parse()?
             }
         };
-        if let Some(named) = metadata(&at.dictionary)?["hook"].as_str().filter(|named| *named != hook.to_string()) {
+        if let Some(named) = named.filter(|named| *named != hook.to_string()) {
             note!("the dictionary says that it reads {named}; it is used at {hook}, as --hook asks");
         }
         let assets = Assets::from_env()?;

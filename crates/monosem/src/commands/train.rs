@@ -1,14 +1,21 @@
 //! `monosem train`.
 
-use anyhow::{Result, ensure};
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use anyhow::{Context as _, Result, bail, ensure};
 use monosem_activations::{Batches, Store};
-use monosem_sae::{RunOptions, Sae, Spaces, StepStats, TrainConfig, TrainOutcome};
-use ndarray::ArrayViewMut2;
-use serde_json::json;
+use monosem_sae::{
+    AuxK, BatchTopK, EarlyStopping, Family, Gated, JumpRelu, Matryoshka, Precision, Relu, RunOptions, Sae, Space,
+    Spaces, StepStats, Tied, TopK, TrainConfig, TrainOutcome, TrainState, train_ensemble,
+};
+use ndarray::{Array2, ArrayViewMut2};
+use serde_json::{Value, json};
 
 use super::{Bar, check_device, open_hook};
-use crate::cli;
+use crate::cli::{self, FamilyName};
 use crate::evaluation::Rows;
+use crate::metrics::Metrics;
 use crate::nodes::input_scale;
 use crate::output::{note, say};
 use crate::{exit, interrupt};
@@ -16,18 +23,150 @@ use crate::{exit, interrupt};
 /// Steps between checkpoints.
 const CHECKPOINT_EVERY: u64 = 100;
 
-/// Trains a sparse autoencoder on a store of activations.
+/// Rows behind a measurement on held-out activations.
+const HELD_OUT_ROWS: usize = 16_384;
+
+/// The paper's L1 coefficient.
+const ALPHA: f32 = 8.577e-4;
+
+/// One autoencoder of those that are trained together.
+struct Member {
+    /// Its folder in the output folder; empty for the only one.
+    name: String,
+    config: TrainConfig,
+}
+
+/// Trains sparse autoencoders on a store of activations.
 pub(crate) fn train(args: &cli::Train) -> Result<u8> {
     check_device(args.device)?;
     interrupt::listen()?;
     let store = Store::open(&args.activations)?;
     let (hook, rows) = open_hook(&store, args.hook)?;
     let rows = Rows::new(rows, args.max_norm)?;
+    let target_rows = args.target_hook.map(|hook| rows.at(store.hook(hook)?)).transpose()?;
+    let members = members(args, rows.width())?;
+    if members.iter().any(|m| m.config.precision == Precision::Bf16) && !Precision::Bf16.is_native() {
+        note!("this processor has no AVX512-BF16: --precision bf16 is slower than f32 here");
+    }
+    let space = |rows: &Rows| Ok::<_, anyhow::Error>(Space { d: rows.width(), scale: input_scale(rows)? });
+    let spaces = Spaces { input: space(&rows)?, target: target_rows.as_ref().map(space).transpose()? };
+    for member in &members {
+        // Before anything is read: the first setting that makes no sense.
+        member.config.validate(rows.width()).with_context(|| member.name.clone())?;
+    }
+    let held_out = args.held_out.as_deref().map(|folder| held_out(args, folder)).transpose()?;
+
+    let order = Batches::new(rows.len(), args.batch, args.seed);
+    let mut indices = vec![0; args.batch];
+    let mut batch = |step: u64, input: ArrayViewMut2<'_, f32>, target: Option<ArrayViewMut2<'_, f32>>| {
+        order.batch_into(step, &mut indices);
+        rows.gather(&indices, input)?;
+        match (&target_rows, target) {
+            (Some(rows), Some(target)) => rows.gather(&indices, target),
+            _ => Ok(()),
+        }
+    };
+    let checkpoint = args.out.join("checkpoint");
+    let mut metrics = Metrics::open(&args.out, args.metrics_every, &steps_done(&members, &checkpoint)?)?;
+    let mut bar = Bar::new("train");
+    let steps = members.iter().map(|member| member.config.steps).max().unwrap_or(0);
+    let mut failed = None;
+    let mut on_step = |i: usize, step: u64, stats: &StepStats, _: &Sae| {
+        let Member { name, config } = &members[i];
+        match metrics.add(name, step, args.batch, config.schedule(step - 1), stats) {
+            Ok(speed) if i == 0 => bar.show(step, steps, &figures(stats, speed, members.len())),
+            Ok(_) => ControlFlow::Continue(()),
+            Err(error) => {
+                failed = Some(error);
+                ControlFlow::Break(())
+            }
+        }
+    };
+    let options = RunOptions {
+        checkpoint_folder: Some(&checkpoint),
+        checkpoint_every: CHECKPOINT_EVERY,
+        held_out: held_out.as_ref().map(|(input, target)| (input.view(), target.as_ref().map(|t| t.view()))),
+    };
+    let configs: Vec<TrainConfig> = members.iter().map(|member| member.config.clone()).collect();
+    let outcome = train_ensemble(&configs, spaces, &mut batch, options, &mut on_step);
+    drop(bar);
+    if let Some(error) = failed {
+        return Err(error);
+    }
+    let TrainOutcome::Finished(trained) = outcome? else {
+        note!("stopped; the same command goes on from {}", checkpoint.display());
+        return Ok(exit::INTERRUPTED);
+    };
+    let manifest = store.manifest();
+    for (Member { name, config }, sae) in members.iter().zip(trained) {
+        let metadata = json!({
+            "method": format!("sae-{}", config.family.name()), "hook": hook, "target_hook": args.target_hook, "train": config,
+            "steps": sae.steps_done(), "input_scale": spaces.input.scale, "model": manifest.source.model, "text": manifest.source.text,
+        });
+        let folder = args.out.join(name);
+        sae.dictionary().save(&folder, metadata)?;
+        say!("{} {}", folder.display(), sae.dictionary().describe());
+    }
+    Ok(exit::OK)
+}
+
+/// What the bar says of a step.
+fn figures(stats: &StepStats, speed: f64, members: usize) -> String {
+    let StepStats { loss, fvu_batch, l0, dead, .. } = stats;
+    let of = if members > 1 { format!(" ({members} members, figures of the first)") } else { String::new() };
+    format!("steps, loss {loss:.4}, FVU {fvu_batch:.4}, L0 {l0:.1}, dead {dead}, {speed:.0} vectors/s{of}")
+}
+
+/// The steps that each member's checkpoint has behind it.
+fn steps_done(members: &[Member], checkpoint: &Path) -> Result<Vec<(String, u64)>> {
+    let done = members.iter().enumerate().map(|(i, member)| {
+        let folder = checkpoint.join(format!("member-{i}"));
+        let done = if TrainState::is_in(&folder) { TrainState::load(&folder)?.step } else { 0 };
+        Ok((member.name.clone(), done))
+    });
+    done.collect()
+}
+
+/// Rows spread over a store that training does not see, and their targets.
+fn held_out(args: &cli::Train, folder: &Path) -> Result<(Array2<f32>, Option<Array2<f32>>)> {
+    let store = Store::open(folder)?;
+    let (_, rows) = open_hook(&store, args.hook)?;
+    let rows = Rows::new(rows, args.max_norm)?;
+    let target = args.target_hook.map(|hook| rows.at(store.hook(hook)?)).transpose()?;
+    let target = target.map(|rows| rows.sample(HELD_OUT_ROWS)).transpose()?;
+    Ok((rows.sample(HELD_OUT_ROWS)?.0, target.map(|(target, _)| target)))
+}
+
+/// The settings of one autoencoder as the options give them.
+fn config(args: &cli::Train, d_in: usize) -> Result<TrainConfig> {
     ensure!(args.ratio.is_finite() && args.ratio > 0.0, "--ratio {} must be above 0", args.ratio);
-    let n_latents = args.latents.unwrap_or_else(|| ((args.ratio * rows.width() as f64).round() as usize).max(1));
-    let config = TrainConfig {
+    let n_latents = args.latents.unwrap_or_else(|| ((args.ratio * d_in as f64).round() as usize).max(1));
+    let k = args.k;
+    let family = match args.family {
+        FamilyName::Tied => Family::Tied(Tied {}),
+        FamilyName::Relu => Family::Relu(Relu { subtract_decoder_bias: args.subtract_decoder_bias }),
+        FamilyName::TopK => Family::TopK(TopK { k }),
+        FamilyName::BatchTopK => Family::BatchTopK(BatchTopK { k }),
+        FamilyName::JumpRelu => {
+            let (bandwidth, initial_threshold) = (args.bandwidth, args.initial_threshold);
+            Family::JumpRelu(JumpRelu { bandwidth, initial_threshold })
+        }
+        FamilyName::Gated => Family::Gated(Gated {}),
+        FamilyName::Matryoshka => {
+            let parts = || [8, 4, 2, 1].map(|part| n_latents / part).to_vec();
+            let prefixes = if args.prefixes.is_empty() { parts() } else { args.prefixes.clone() };
+            Family::Matryoshka(Matryoshka { k, prefixes })
+        }
+    };
+    let early = EarlyStopping {
+        every: args.early_every,
+        patience: args.early_patience,
+        min_improvement: args.early_min_improvement,
+    };
+    Ok(TrainConfig {
+        alpha: args.alpha.unwrap_or_else(|| default_alpha(&family)),
+        family,
         n_latents,
-        alpha: args.alpha,
         lr: args.lr,
         batch: args.batch,
         steps: args.steps,
@@ -35,40 +174,50 @@ pub(crate) fn train(args: &cli::Train) -> Result<u8> {
         precision: args.precision,
         lr_warmup_steps: args.lr_warmup_steps,
         lr_decay_steps: args.lr_decay_steps,
+        sparsity_warmup_steps: args.sparsity_warmup_steps,
+        clip_norm: args.clip_norm,
+        dead_after_steps: args.dead_after_steps,
+        aux_k: args.aux_k.map(|k| AuxK { k, coefficient: args.aux_coefficient }),
+        resample_every: args.resample_every,
+        early_stopping: args.held_out.as_ref().map(|_| early),
         seed: args.seed,
         ..TrainConfig::default()
+    })
+}
+
+fn default_alpha(family: &Family) -> f32 {
+    if matches!(family, Family::TopK(_) | Family::BatchTopK(_) | Family::Matryoshka(_)) { 0.0 } else { ALPHA }
+}
+
+/// Those that are trained: the one of the options, or those of the members' file.
+fn members(args: &cli::Train, d_in: usize) -> Result<Vec<Member>> {
+    let base = config(args, d_in)?;
+    let Some(path) = &args.members else {
+        return Ok(vec![Member { name: String::new(), config: base }]);
     };
-    config.validate(rows.width())?;
-    let order = Batches::new(rows.len(), config.batch, config.seed);
-    let mut indices = vec![0; config.batch];
-    let mut batch = |step: u64, out: ArrayViewMut2<'_, f32>, _: Option<ArrayViewMut2<'_, f32>>| {
-        order.batch_into(step, &mut indices);
-        rows.gather(&indices, out)
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let file: Value = toml::from_str(&text).with_context(|| path.display().to_string())?;
+    let list = match file["member"].as_array() {
+        Some(list) if file.as_object().is_some_and(|keys| keys.len() == 1) => list,
+        _ => bail!("{}: expected nothing but [[member]] tables", path.display()),
     };
-    let mut bar = Bar::new("train");
-    let mut on_step = |step: u64, stats: &StepStats, _: &Sae| {
-        bar.show(step, config.steps, &format!("steps, loss {:.4}, L0 {:.1}", stats.loss, stats.l0))
-    };
-    let scale = input_scale(&rows)?;
-    let checkpoint = args.out.join("checkpoint");
-    let options = RunOptions {
-        checkpoint_folder: Some(&checkpoint),
-        checkpoint_every: CHECKPOINT_EVERY,
-        ..RunOptions::default()
-    };
-    let spaces = Spaces::autoencoder(rows.width(), scale);
-    let outcome = monosem_sae::train(&config, spaces, &mut batch, options, &mut on_step)?;
-    drop(bar);
-    let TrainOutcome::Finished(sae) = outcome else {
-        note!("stopped; the same command goes on from {}", checkpoint.display());
-        return Ok(exit::INTERRUPTED);
-    };
-    let manifest = store.manifest();
-    let metadata = json!({
-        "method": "sae-tied", "hook": hook, "train": config, "input_scale": scale,
-        "model": manifest.source.model, "text": manifest.source.text,
-    });
-    sae.dictionary().save(&args.out, metadata)?;
-    say!("{} {}", args.out.display(), sae.dictionary().describe());
-    Ok(exit::OK)
+    let mut members: Vec<Member> = Vec::new();
+    for (i, keys) in list.iter().enumerate() {
+        let about = || format!("{}: member {i}", path.display());
+        let mut settings = serde_json::to_value(&base)?;
+        let name = keys["name"].as_str().with_context(|| format!("{} has no name", about()))?;
+        let is_folder = !name.is_empty() && Path::new(name).file_name().is_some_and(|file| file == name);
+        ensure!(is_folder && name != "checkpoint", "{}: {name:?} cannot be the name of its folder", about());
+        ensure!(members.iter().all(|member| member.name != name), "{}: there are two named {name:?}", about());
+        for (key, value) in keys.as_object().into_iter().flatten().filter(|(key, _)| *key != "name") {
+            settings[key] = value.clone();
+        }
+        let mut config: TrainConfig = serde_json::from_value(settings).with_context(about)?;
+        if keys.get("alpha").is_none() && keys.get("family").is_some() && args.alpha.is_none() {
+            config.alpha = default_alpha(&config.family);
+        }
+        members.push(Member { name: name.to_owned(), config });
+    }
+    ensure!(!members.is_empty(), "{} has no [[member]]", path.display());
+    Ok(members)
 }
