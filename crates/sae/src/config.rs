@@ -266,13 +266,14 @@ mod tests {
             ("dead_after_steps", |c| c.dead_after_steps = 0),
             ("aux_k", |c| c.aux_k = Some(AuxK { k: 4, coefficient: 0.1 })),
             ("aux_k.k", |c| {
-                (c.family, c.alpha, c.aux_k) = (Family::TopK(TopK { k: 4 }), 0.0, Some(AuxK { k: 9, coefficient: 0.1 }))
+                (c.family, c.alpha, c.aux_k) =
+                    (Family::TopK(TopK { k: 4 }), 0.0, Some(AuxK { k: 9, coefficient: 0.1 }));
             }),
             ("alpha", |c| c.family = Family::TopK(TopK { k: 4 })),
             ("k", |c| (c.family, c.alpha) = (Family::TopK(TopK { k: 9 }), 0.0)),
             ("k", |c| (c.family, c.alpha) = (Family::BatchTopK(BatchTopK { k: 0 }), 0.0)),
             ("prefixes", |c| {
-                (c.family, c.alpha) = (Family::Matryoshka(Matryoshka { k: 2, prefixes: vec![4, 4, 8] }), 0.0)
+                (c.family, c.alpha) = (Family::Matryoshka(Matryoshka { k: 2, prefixes: vec![4, 4, 8] }), 0.0);
             }),
             ("bandwidth", |c| c.family = Family::JumpRelu(JumpRelu { bandwidth: 0.0, initial_threshold: 0.1 })),
         ];
