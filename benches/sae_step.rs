@@ -5,7 +5,7 @@
 //! `bf16`, `l0=start` (the first steps of a run, where about half of all codes are active and the dense path is taken), `curve` (numbers of latents up to
 //! 65,536; only when asked for). Without `--bench` among the arguments, as cargo runs it in a test, one tiny case of each family runs.
 //!
-//! With `--rows FILE` (a file `activations-*.safetensors` of a store, as `monosem capture` writes it) the batches are real activations without the few rows of
+//! `benches/peers/sae_step_peers.py` runs it and the Python libraries by turns. With `--rows FILE` (a file `activations-*.safetensors` of a store, as `monosem capture` writes it) the batches are real activations without the few rows of
 //! extreme norm; else they are planted features. Steps and products alternate, so that both see the same machine, and medians are reported.
 
 use std::path::Path;

@@ -96,7 +96,7 @@ fn a_transcoder_predicts_another_hook_point() {
     let place = place_with_store();
     let said = place.fail(&train(&["--target-hook", HOOKS[0], "--out", "no"]), 1);
     assert!(said.contains("tied") && said.contains("transcoder"), "{said}");
-    let args = ["--target-hook", HOOKS[0], "--family", "top-k", "--k", "8", "--out", "transcoder"];
+    let args = ["--target-hook", HOOKS[0], "--family", "top-k", "--k", "8", "--lr", "1e-2", "--out", "transcoder"];
     place.succeed(&train(&args));
     let of = fs::read_to_string(place.path("transcoder/dictionary.json")).unwrap();
     assert!(of.contains(HOOKS[0]) && of.contains(HOOKS[1]), "{of}");

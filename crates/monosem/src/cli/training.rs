@@ -64,9 +64,10 @@ pub(crate) struct Train {
     /// standard: Adam as published; paper: as the paper's code ran it.
     #[arg(long, default_value = "standard", value_parser = commands::adam_mode)]
     pub(crate) adam: AdamMode,
-    /// What the encoder is computed in: f32, or bf16 where the processor has AVX512-BF16 (codes are f32 either way).
-    #[arg(long, default_value = "f32")]
-    pub(crate) precision: Precision,
+    /// What the encoder is computed in: f32, or bf16 to find the active latents in half the time (codes are f32 either way) [default: bf16 where the
+    /// processor has AVX512-BF16, else f32].
+    #[arg(long)]
+    pub(crate) precision: Option<Precision>,
     /// Steps over which the learning rate rises from 0.
     #[arg(long, default_value_t = 0)]
     pub(crate) lr_warmup_steps: u64,

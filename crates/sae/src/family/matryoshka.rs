@@ -5,10 +5,7 @@
 use monosem_dictionary::Activation;
 use serde::{Deserialize, Serialize};
 
-use super::{
-    Dots, Entries, Formula, Inference, Layout, MAX_EXTRAS, PerLatent, Selection, k_within, no_alpha, relu_codes,
-    relu_gradients,
-};
+use super::{Formula, Inference, Layout, PerLatent, Selection, k_within, no_alpha};
 use crate::{ConfigError, TrainConfig};
 
 /// Settings of the Matryoshka autoencoder.
@@ -49,15 +46,6 @@ impl Formula for Matryoshka {
 
     fn prefixes(&self) -> &[usize] {
         &self.prefixes
-    }
-
-    fn codes(&self, entries: Entries<'_>, codes: &mut [f32], _second: &mut [f32]) -> f64 {
-        relu_codes(entries, codes);
-        0.0
-    }
-
-    fn gradients(&self, entries: Entries<'_>, dots: Dots<'_>, deltas: &mut [f32], _extras: [&mut [f32]; MAX_EXTRAS]) {
-        relu_gradients(entries, dots.first, 0.0, deltas);
     }
 
     fn inference(&self, of: PerLatent<'_>, j: usize, threshold: f32) -> Inference {

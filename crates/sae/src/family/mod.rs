@@ -214,11 +214,22 @@ pub(crate) trait Formula: Send + Sync {
     }
 
     /// The codes, and those of the second reconstruction if there is one; returns their sparsity penalty. Pre-activations that are not above
-    /// the floor may be among the entries: their codes are 0.
-    fn codes(&self, entries: Entries<'_>, codes: &mut [f32], second: &mut [f32]) -> f64;
+    /// the floor may be among the entries: their codes are 0. Unless a family says otherwise, ReLU and the sum of the codes (which a family that chooses the largest
+    /// multiplies by an `alpha` of 0).
+    fn codes(&self, entries: Entries<'_>, codes: &mut [f32], _second: &mut [f32]) -> f64 {
+        for (code, pre) in codes.iter_mut().zip(entries.pre) {
+            *code = if *pre > 0.0 { *pre } else { 0.0 };
+        }
+        codes.chunks(256).map(|codes| f64::from(sum_row(codes).0)).sum()
+    }
 
-    /// The loss's gradient by each pre-activation (`deltas`) and by the extra parameters of its latent, of the same entries.
-    fn gradients(&self, entries: Entries<'_>, dots: Dots<'_>, deltas: &mut [f32], extras: [&mut [f32]; MAX_EXTRAS]);
+    /// The loss's gradient by each pre-activation (`deltas`) and by the extra parameters of its latent, of the same entries. Unless a family says otherwise, that of ReLU and
+    /// its sum.
+    fn gradients(&self, entries: Entries<'_>, dots: Dots<'_>, deltas: &mut [f32], _extras: [&mut [f32]; MAX_EXTRAS]) {
+        for ((delta, pre), dot) in deltas.iter_mut().zip(entries.pre).zip(dots.first) {
+            *delta = if *pre > 0.0 { dot + dots.penalty } else { 0.0 };
+        }
+    }
 
     /// From sums over the batch of `[delta, extras...]` to the gradients of `[encoder bias, extras...]` of latent `j`.
     fn of_latent(&self, _of: PerLatent<'_>, _j: usize, sums: [f32; 1 + MAX_EXTRAS]) -> [f32; 1 + MAX_EXTRAS] {
@@ -232,21 +243,6 @@ pub(crate) trait Formula: Send + Sync {
 
     /// From pre-activations to codes after training.
     fn activation(&self) -> Activation;
-}
-
-/// ReLU: the code is the pre-activation where that is positive. Returns the sum of the codes.
-fn relu_codes(entries: Entries<'_>, codes: &mut [f32]) -> f64 {
-    for (code, pre) in codes.iter_mut().zip(entries.pre) {
-        *code = if *pre > 0.0 { *pre } else { 0.0 };
-    }
-    codes.chunks(256).map(|codes| f64::from(sum_row(codes).0)).sum()
-}
-
-/// ReLU: the gradient of the code, and of `penalty` times the code, where it is positive.
-fn relu_gradients(entries: Entries<'_>, dots: &[f32], penalty: f32, deltas: &mut [f32]) {
-    for ((delta, pre), dot) in deltas.iter_mut().zip(entries.pre).zip(dots) {
-        *delta = if *pre > 0.0 { dot + penalty } else { 0.0 };
-    }
 }
 
 /// With this length `n` random directions of which half are active reconstruct `x` on the mean: `sum_j ReLU(s w_j x) w_j = s n / (2 d) x`.

@@ -5,7 +5,7 @@
 use monosem_dictionary::Activation;
 use serde::{Deserialize, Serialize};
 
-use super::{Dots, Entries, Formula, Layout, MAX_EXTRAS, reconstructing_length, relu_codes, relu_gradients};
+use super::{Formula, Layout, reconstructing_length};
 use crate::{ConfigError, TrainConfig};
 
 /// Settings of the untied ReLU-L1 autoencoder.
@@ -27,14 +27,6 @@ impl Formula for Relu {
 
     fn initial_length(&self, n_latents: usize, d_in: usize) -> f32 {
         reconstructing_length(n_latents, d_in)
-    }
-
-    fn codes(&self, entries: Entries<'_>, codes: &mut [f32], _second: &mut [f32]) -> f64 {
-        relu_codes(entries, codes)
-    }
-
-    fn gradients(&self, entries: Entries<'_>, dots: Dots<'_>, deltas: &mut [f32], _extras: [&mut [f32]; MAX_EXTRAS]) {
-        relu_gradients(entries, dots.first, dots.penalty, deltas);
     }
 
     fn activation(&self) -> Activation {

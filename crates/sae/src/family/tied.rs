@@ -5,7 +5,7 @@
 use monosem_dictionary::Activation;
 use serde::{Deserialize, Serialize};
 
-use super::{Dots, Entries, Formula, Layout, MAX_EXTRAS, relu_codes, relu_gradients};
+use super::{Formula, Layout};
 use crate::{ConfigError, TrainConfig};
 
 /// The tied autoencoder has no settings of its own.
@@ -20,14 +20,6 @@ impl Formula for Tied {
 
     fn validate(&self, _config: &TrainConfig) -> Result<(), ConfigError> {
         Ok(())
-    }
-
-    fn codes(&self, entries: Entries<'_>, codes: &mut [f32], _second: &mut [f32]) -> f64 {
-        relu_codes(entries, codes)
-    }
-
-    fn gradients(&self, entries: Entries<'_>, dots: Dots<'_>, deltas: &mut [f32], _extras: [&mut [f32]; MAX_EXTRAS]) {
-        relu_gradients(entries, dots.first, dots.penalty, deltas);
     }
 
     fn activation(&self) -> Activation {

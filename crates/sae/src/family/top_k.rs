@@ -5,7 +5,7 @@
 use monosem_dictionary::Activation;
 use serde::{Deserialize, Serialize};
 
-use super::{Dots, Entries, Formula, Layout, MAX_EXTRAS, Selection, k_within, no_alpha, relu_codes, relu_gradients};
+use super::{Formula, Layout, Selection, k_within, no_alpha};
 use crate::{ConfigError, TrainConfig};
 
 /// Settings of the TopK autoencoder.
@@ -28,15 +28,6 @@ impl Formula for TopK {
 
     fn selection(&self) -> Selection {
         Selection::TopK(self.k)
-    }
-
-    fn codes(&self, entries: Entries<'_>, codes: &mut [f32], _second: &mut [f32]) -> f64 {
-        relu_codes(entries, codes);
-        0.0
-    }
-
-    fn gradients(&self, entries: Entries<'_>, dots: Dots<'_>, deltas: &mut [f32], _extras: [&mut [f32]; MAX_EXTRAS]) {
-        relu_gradients(entries, dots.first, 0.0, deltas);
     }
 
     fn activation(&self) -> Activation {
