@@ -18,6 +18,7 @@ pub(crate) fn bench(sh: &Shell, name: Option<&str>, json: bool, args: &[String])
         print!("cargo xtask bench NAME [--json] [-- ARGS]\n\n{}", table());
         return Ok(ExitCode::SUCCESS);
     };
+    let name = &name.replace('-', "_");
     if !benches.iter().any(|(known, _)| known == name) {
         bail!("no benchmark is called {name}; there are:\n{}", table());
     }

@@ -16,6 +16,10 @@ use crate::{ActivationError, DEFAULT_ROWS_PER_SHARD, Dtype, SourceInfo, files};
 /// Safetensors allows no longer header; a longer one is a damaged file.
 const MAX_HEADER: u64 = 100_000_000;
 
+/// The same of `.npy`, whose header is a line of text (numpy itself reads no more than 10,000 bytes unless told to trust the file). Its parser would make room for
+/// whatever length is claimed, and go as deep as brackets nest.
+const MAX_NPY_HEADER: u64 = 10_000;
+
 /// Makes a store in the folder `out` from the rows of `files`, one after the other: activations of `hook` that something else computed.
 ///
 /// A `.npy` file holds one array `[rows, width]` of f16, f32 or f64, little-endian, in C order. A `.safetensors` file holds a tensor
@@ -79,6 +83,23 @@ pub fn import(
     Ok(manifest)
 }
 
+/// Refuses a header that claims to be longer than any is.
+fn check_npy_header(path: &Path, reader: &mut BufReader<File>) -> Result<(), ActivationError> {
+    let mut start = [0_u8; 12];
+    reader.read_exact(&mut start).map_err(|e| wrong(path, format!("not a .npy file: {e}")))?;
+    // Magic, version, and the length in two bytes for version 1, in four from version 2 on.
+    let length = match start[6] {
+        1 => u64::from(u16::from_le_bytes([start[8], start[9]])),
+        _ => u64::from(u32::from_le_bytes([start[8], start[9], start[10], start[11]])),
+    };
+    if length > MAX_NPY_HEADER {
+        let problem = format!("not a .npy file: a header of {length} bytes, expected at most {MAX_NPY_HEADER}");
+        return Err(wrong(path, problem));
+    }
+    reader.seek(SeekFrom::Start(0)).map_err(|e| ActivationError::io("read", path, e))?;
+    Ok(())
+}
+
 fn wrong(path: &Path, problem: impl Into<String>) -> ActivationError {
     ActivationError::Import { path: path.to_owned(), problem: problem.into() }
 }
@@ -119,6 +140,7 @@ impl Input {
     }
 
     fn npy(path: &Path, mut reader: BufReader<File>, length: u64) -> Result<Self, ActivationError> {
+        check_npy_header(path, &mut reader)?;
         let header = NpyHeader::from_reader(&mut reader).map_err(|e| wrong(path, format!("not a .npy file: {e}")))?;
         let dtype = header.dtype();
         let stored = match &dtype {

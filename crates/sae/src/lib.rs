@@ -1,4 +1,4 @@
-//! Sparse autoencoders: the exact sparse training step, optimiser and checkpoints.
+//! Sparse autoencoders and transcoders of every family: the exact sparse training step, optimiser, ensembles and checkpoints.
 //!
 //! An autoencoder of this crate reads activations `[batch, d_in]` and learns directions whose sparse, non-negative combinations reconstruct
 //! them; when trained it is a plain [`LinearDictionary`](monosem_dictionary::LinearDictionary).
@@ -33,11 +33,16 @@
 //!
 //! # The exact sparse step
 //!
-//! After ReLU only the active latents of a row take part in its reconstruction, and only they receive a gradient from it. So a step encodes tiles of
-//! rows ([`gemm`] on blocks that stay in cache), lists what is active at once, and decodes and goes back over those lists only; each latent
-//! then gathers its own gradient, projects it through the normalisation and takes its Adam step in place. There is no array of
+//! After ReLU, or a choice of the largest, only the active latents of a row take part in its reconstruction, and only they receive a gradient from it. So a step encodes
+//! tiles of rows ([`gemm`] on blocks that stay in cache), lists what is active at once, and decodes and goes back over those lists only; each latent
+//! then gathers its own gradient, projects it, and takes its Adam step in place. There is no array of
 //! batch x n_latents and no array of gradients. While many codes are active (the first steps of a run) a dense path takes over; both give the
 //! same numbers up to the order of summation. No result depends on the number of threads.
+//!
+//! # Families
+//!
+//! A [`Family`] says which pre-activations count, what code each gives, and what the loss's gradient is: a file each, with its paper on top. The rest is one engine
+//! for all. [`Spaces`] says what is read and what is reconstructed, so that each of them (but the tied one) is also a transcoder.
 
 mod adam;
 mod checkpoint;

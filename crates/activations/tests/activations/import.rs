@@ -173,6 +173,8 @@ fn files_of_another_kind_are_refused() {
     fails(&[at("x.csv")], "neither in .npy nor in .safetensors");
     std::fs::write(at("text.npy"), "1,2").unwrap();
     fails(&[at("text.npy")], "not a .npy file");
+    std::fs::write(at("long.npy"), b"\x93NUMPY\x02\x00\xff\xff\xff\xff{'descr'").unwrap();
+    fails(&[at("long.npy")], "a header of 4294967295 bytes");
     fails(&[npy(&at("a.npy"), ">f4", false, "(9, 5)", &data)], "type '>f4'; expected little-endian");
     fails(&[npy(&at("b.npy"), "<i4", false, "(9, 5)", &data)], "expected little-endian f16, f32 or f64");
     fails(&[npy(&at("c.npy"), "<f4", true, "(9, 5)", &data)], "ascontiguousarray");
