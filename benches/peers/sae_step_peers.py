@@ -137,14 +137,14 @@ def main():
         print(json.dumps(run_peer(args)))
         return
     times = {}
-    for round in range(args.rounds):
+    for number in range(args.rounds):
         results = [ours(args, "f32"), ours(args, "bf16")]
         for peer in PEERS:
             command = [sys.executable, os.path.abspath(__file__), *sys.argv[1:], "--peer", peer]
             results.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]))
         for result in results:
             times.setdefault(result["peer"], []).append(result["step_ms"])
-            result.update(bench="sae_step_peers", round=round, vectors_per_s=args.batch / result["step_ms"] * 1e3)
+            result.update(bench="sae_step_peers", round=number, vectors_per_s=args.batch / result["step_ms"] * 1e3)
             result.update(d=args.d, n_latents=args.n_latents, batch=args.batch, threads=args.threads)
             print(json.dumps(result), flush=True)
     medians = {peer: statistics.median(of) for peer, of in times.items()}

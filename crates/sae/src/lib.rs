@@ -51,6 +51,7 @@ mod dense;
 mod encode;
 mod error;
 mod family;
+mod forward;
 mod kernels;
 mod lists;
 mod parameters;

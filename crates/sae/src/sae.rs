@@ -6,10 +6,10 @@ use ndarray::{ArrayView2, Axis};
 use rayon::prelude::*;
 
 use crate::adam::AdamStep;
-use crate::dense::{self, Passed};
-use crate::encode::{Candidates, Encoder, Rounded, Search, TILE_ROWS};
+use crate::dense::Passed;
+use crate::encode::{Encoder, Rounded, Search, TILE_ROWS};
 use crate::family::Selection;
-use crate::lists::Choice;
+use crate::forward::{self, Batch, Work};
 use crate::parameters::Parameters;
 use crate::resample::{LastBatch, resample};
 use crate::tile::{Auxiliary, Factors, Gathered, Reconstruction, Tile, TileSums};
@@ -26,16 +26,8 @@ const MOST_ENTRIES: u64 = 1 << 20;
 /// Most dead latents that the auxiliary loss looks at in one step; of more, each step takes the next ones.
 const MOST_DEAD: usize = 4096;
 
-/// Candidates of a choice among a whole batch have to be above this share of the value that was the limit in the step before. Where too few are, less is asked
-/// of them, so that it only decides how long the search takes and how many are listed.
-const HINT: f32 = 0.95;
-
-/// The same for the largest codes of a row, as a share of the smallest limit of a row relative to its size.
+/// The search for the largest codes of a row begins with this share of the smallest limit of a row in the step before, relative to its size.
 const ROW_HINT: f32 = 0.8;
-
-/// By how much less is asked each time; after [`HINT_TIMES`] nothing but that they are positive.
-const HINT_AGAIN: f32 = 0.5;
-const HINT_TIMES: u32 = 8;
 
 /// A reconstruction so much worse than none, and than the first one, means that training has diverged.
 const DIVERGED_FVU: f32 = 100.0;
@@ -197,14 +189,15 @@ impl Sae {
     /// the whole batch, or the smallest limit of a row.
     fn forward(
         &mut self,
-        batch: (ArrayView2<'_, f32>, Option<ArrayView2<'_, f32>>),
+        input: ArrayView2<'_, f32>,
+        targets: Option<ArrayView2<'_, f32>>,
         factors: Factors,
         dense: bool,
     ) -> f32 {
         let Self { parameters, buffers, spaces, config, memory, .. } = self;
         let formula = config.family.formula();
         let (layout, weights, prefixes) = (parameters.layout, parameters.weights(), formula.prefixes());
-        let (rows, d_in, d_out) = (batch.0.nrows(), parameters.d_in, parameters.d_out);
+        let (rows, d_in, d_out) = (input.nrows(), parameters.d_in, parameters.d_out);
         let stride = d_out * prefixes.len().max(1);
         let in_bf16 = config.precision == Precision::Bf16 && !dense;
         if in_bf16 {
@@ -214,104 +207,34 @@ impl Sae {
         floor.clear();
         floor.extend((0..parameters.n_latents()).map(|j| formula.floor(weights.of, j)));
         x.resize(rows * d_in, 0.0);
-        target.resize(if batch.1.is_some() { rows * d_out } else { 0 }, 0.0);
+        target.resize(if targets.is_some() { rows * d_out } else { 0 }, 0.0);
         r.resize(rows * stride, 0.0);
         other_r.resize(if dense && layout.second_reconstruction { rows * d_out } else { 0 }, 0.0);
         tiles.resize_with(rows.div_ceil(TILE_ROWS), Tile::default);
 
-        let center = layout.subtract_decoder_bias.then_some(parameters.b_dec.value.as_slice());
         let selection = formula.selection();
         let encoder = Encoder {
             weights,
             threshold: floor,
             length: &parameters.length,
             rounded: in_bf16.then_some(&*rounded),
-            search: match selection {
-                Selection::Threshold => Search::Above(0.0),
-                Selection::TopK(k) => Search::Largest(k),
-                Selection::BatchTopK(_) => Search::Above(0.0),
-            },
+            search: forward::search(selection),
             hint: memory.last_choice * ROW_HINT,
         };
         let by = Reconstruction { weights, formula, factors, prefixes };
-        let load = |t: usize, tile: &mut Tile, x: &mut [f32], target: &mut [f32]| {
-            let of = ndarray::s![t * TILE_ROWS..((t + 1) * TILE_ROWS).min(rows), ..];
-            tile.load(batch.0.slice_move(of), spaces.input.scale, x, center);
-            if let (Some(batch), Some(space)) = (batch.1, spaces.target) {
-                tile.load_target(batch.slice_move(of), space.scale, target);
+        let center = layout.subtract_decoder_bias.then_some(parameters.b_dec.value.as_slice());
+        let batch = Batch { input, target: targets, spaces: *spaces, center };
+        let mut works = Work::cut(tiles, [x, target, r, other_r], [d_in, d_out, stride]);
+        match selection {
+            _ if dense => {
+                forward::dense(&mut works, batch, by);
+                0.0
             }
-            tile.sums.bad_row.is_none()
-        };
-        // An autoencoder's target is what it reads; chunks of nothing stand for a target that is not there.
-        let targets = chunks_or_nothing(target, TILE_ROWS * d_out, tiles.len());
-        let others = chunks_or_nothing(other_r, TILE_ROWS * d_out, tiles.len());
-        let mut work: Vec<_> = tiles
-            .iter_mut()
-            .zip(x.chunks_mut(TILE_ROWS * d_in).zip(r.chunks_mut(TILE_ROWS * stride)))
-            .zip(targets.into_iter().zip(others))
-            .collect();
-        let each = work.par_iter_mut().enumerate();
-        let Selection::BatchTopK(k) = selection else {
-            let limits = each.map(|(t, ((tile, (x, r)), (target, other_r)))| {
-                if !load(t, tile, x, target) {
-                    return 0.0;
-                }
-                let target = if target.is_empty() { &**x } else { target };
-                if dense {
-                    dense::forward((x, target), (r, other_r), weights, formula, factors, &mut tile.sums);
-                    return 0.0;
-                }
-                CANDIDATES.with_borrow_mut(|candidates| {
-                    encoder.encode(x, &tile.row_squares, candidates);
-                    let choice = if let Selection::TopK(k) = selection { Choice::Largest(k) } else { Choice::All };
-                    tile.lists.choose(candidates, choice);
-                });
-                tile.run(target, r, by);
-                if let Selection::TopK(k) = selection { tile.smallest_limit(k, d_in) } else { 0.0 }
-            });
-            return limits.reduce(|| f32::INFINITY, f32::min);
-        };
-        each.for_each(|(t, ((tile, (x, _)), (target, _)))| _ = load(t, tile, x, target));
-        if work.iter().any(|((tile, _), _)| tile.sums.bad_row.is_some()) {
-            return 0.0;
-        }
-        let mut hint = memory.last_choice * HINT;
-        if hint == 0.0 {
-            // The first batch: what the limit would be if the first tile were all.
-            let ((tile, (x, _)), _) = &mut work[0];
-            let rows = x.len() / d_in;
-            Encoder { search: Search::Largest(4 * k), hint: 0.0, ..encoder }.encode(
-                x,
-                &tile.row_squares,
-                &mut tile.candidates,
-            );
-            let limit = match choose_from_batch(std::iter::once(&tile.candidates), k * rows, values)[0] {
-                Choice::Above(limit, _) => limit,
-                _ => 0.0,
-            };
-            hint = limit * HINT;
-        }
-        let wanted = k * rows;
-        for times in 0.. {
-            let search = Search::Above(if times < HINT_TIMES { hint } else { 0.0 });
-            let encoder = Encoder { search, ..encoder };
-            let again = work.par_iter_mut();
-            again.for_each(|((tile, (x, _)), _)| encoder.encode(x, &tile.row_squares, &mut tile.candidates));
-            let found = work.iter().map(|((tile, _), _)| tile.candidates.len()).sum::<usize>();
-            if found >= wanted || search == Search::Above(0.0) {
-                break;
+            Selection::BatchTopK(k) => {
+                forward::together(&mut works, batch, encoder, by, (k, memory.last_choice, values))
             }
-            hint *= HINT_AGAIN;
+            Selection::Threshold | Selection::TopK(_) => forward::one_by_one(&mut works, batch, &encoder, by),
         }
-        let choices = choose_from_batch(work.iter().map(|((tile, _), _)| &tile.candidates), wanted, values);
-        let chosen = work.par_iter_mut().zip(choices).map(|(((tile, (x, r)), (target, _)), choice)| {
-            let smallest = tile.lists.choose(&tile.candidates, choice);
-            let target = if target.is_empty() { &**x } else { target };
-            tile.run(target, r, by);
-            smallest
-        });
-        let smallest = chosen.reduce(|| f32::INFINITY, f32::min);
-        if smallest.is_finite() { smallest } else { 0.0 }
     }
 
     /// Lets dead latents reconstruct what is left over; `residual` is what residuals are multiplied by, `whole` what they would be with one prefix.
@@ -339,10 +262,7 @@ impl Sae {
             .zip(x.par_chunks(TILE_ROWS * d_in))
             .zip(r.par_chunks(TILE_ROWS * stride).zip(other_r.par_chunks_mut(TILE_ROWS * d_out)))
             .for_each(|((tile, x), (r, aux_r))| {
-                CANDIDATES.with_borrow_mut(|candidates| {
-                    encoder.encode(x, &tile.row_squares, candidates);
-                    tile.aux.choose(candidates, Choice::Largest(k));
-                });
+                forward::choose_dead(tile, x, &encoder, k);
                 tile.run_aux(r, aux_r, weights, by);
             });
     }
@@ -368,38 +288,6 @@ impl Sae {
     }
 }
 
-thread_local! {
-    static CANDIDATES: std::cell::RefCell<Candidates> = std::cell::RefCell::default();
-}
-
-fn chunks_or_nothing(values: &mut [f32], size: usize, n: usize) -> Vec<&mut [f32]> {
-    let empty = values.is_empty();
-    let chunks = values.chunks_mut(size);
-    if empty { (0..n).map(|_| &mut [][..]).collect() } else { chunks.collect() }
-}
-
-/// For each tile, which of its candidates are among the `wanted` largest of all; of equal ones those of earlier tiles.
-fn choose_from_batch<'a>(
-    tiles: impl Iterator<Item = &'a Candidates> + Clone,
-    wanted: usize,
-    values: &mut Vec<f32>,
-) -> Vec<Choice> {
-    values.clear();
-    tiles.clone().for_each(|tile| values.extend_from_slice(tile.values()));
-    if values.len() <= wanted {
-        return tiles.map(|_| Choice::All).collect();
-    }
-    let limit = *values.select_nth_unstable_by(wanted - 1, |a, b| b.total_cmp(a)).1;
-    let mut ties_left = wanted - values[..wanted].iter().filter(|v| **v > limit).count();
-    tiles
-        .map(|tile| {
-            let ties = tile.values().iter().filter(|v| **v == limit).count().min(ties_left);
-            ties_left -= ties;
-            Choice::Above(limit, ties)
-        })
-        .collect()
-}
-
 impl TrainStep for Sae {
     fn step(
         &mut self,
@@ -422,7 +310,7 @@ impl TrainStep for Sae {
         let factors =
             Factors { residual: whole / n_prefixes as f32, penalty: (f64::from(schedule.alpha) / rows as f64) as f32 };
         let dense = self.is_dense(formula.selection());
-        let chosen = self.forward((input, target), factors, dense);
+        let chosen = self.forward(input, target, factors, dense);
         let tiles = &self.buffers.tiles;
         let bad = tiles.iter().enumerate().find_map(|(t, tile)| Some(t * TILE_ROWS + tile.sums.bad_row?));
         if let Some(row) = bad {
