@@ -141,4 +141,9 @@ fn bad_settings_are_named_in_a_sentence() {
     place.write("members.toml", "name = 1\n");
     say(&["--members", "members.toml"], &["[[member]]"]);
     say(&["--members", "none.toml"], &["none.toml"]);
+    // A batch of the members' own is one that all have.
+    place.write("members.toml", "[[member]]\nname = \"a\"\nbatch = 64\n");
+    place.succeed(&train(&["--members", "members.toml", "--out", "own-batch"]));
+    let said = place.fail(&train(&["--members", "members.toml", "--seed", "9", "--out", "own-batch"]), 1);
+    assert!(said.contains("seed 0, not 9"), "{said}");
 }

@@ -10,7 +10,7 @@ use crate::encode::TILE_ROWS;
 use crate::family::{Dots, Entries, Formula, MAX_EXTRAS};
 use crate::kernels::{Matrix, add_row, affine_row, product, residual_row, scale_row, sum_row};
 use crate::parameters::Weights;
-use crate::tile::{Factors, TileSums};
+use crate::tile::{Factors, Reconstruction, TileSums};
 use crate::update::Gradients;
 
 /// Latents in a block.
@@ -45,17 +45,18 @@ fn encode(x: &[f32], of: Weights<'_>, pre: &mut Vec<f32>, ids: &mut Vec<u32>) {
 pub(crate) fn forward(
     (x, target): (&[f32], &[f32]),
     (r, second_r): (&mut [f32], &mut [f32]),
-    of: Weights<'_>,
-    formula: &dyn Formula,
-    factors: Factors,
+    by: Reconstruction<'_>,
+    floor: &[f32],
     sums: &mut TileSums,
 ) {
+    let Reconstruction { weights: of, formula, factors, .. } = by;
     r.fill(0.0);
     second_r.fill(0.0);
     let (d, rows) = (of.d_out, x.len() / of.d_in);
     SCRATCH.with_borrow_mut(|Scratch { ids, pre, codes, second, .. }| {
         for first in (0..of.scale.len()).step_by(DENSE_BLOCK) {
-            let of = of.part(first..(first + DENSE_BLOCK).min(of.scale.len()));
+            let block = first..(first + DENSE_BLOCK).min(of.scale.len());
+            let (of, floor) = (of.part(block.clone()), &floor[block]);
             let width = of.scale.len();
             encode(x, of, pre, ids);
             codes.resize(rows * width, 0.0);
@@ -63,6 +64,8 @@ pub(crate) fn forward(
             let rows = pre.chunks_exact(width).zip(codes.chunks_exact_mut(width).zip(second.chunks_exact_mut(width)));
             for (pre, (codes, second)) in rows {
                 sums.penalty += formula.codes(Entries { latents: ids, pre, of: of.of }, codes, second);
+                let counts = pre.iter().zip(floor).filter(|(pre, floor)| pre > floor);
+                sums.entries += counts.count() as u64;
                 let (sum, active) = sum_row(codes);
                 sums.codes += f64::from(sum);
                 sums.active += u64::from(active);

@@ -274,6 +274,9 @@ impl Encoder<'_> {
                 let (row, j) = (*row as usize, *j as usize);
                 value - self.threshold[j] > largest.floor[row] - margins[row] * self.length[j]
             });
+            // What is left says whether there are enough.
+            largest.values.iter_mut().for_each(Vec::clear);
+            all.iter().for_each(|(row, _, value)| largest.values[*row as usize].push(*value));
         }
     }
 

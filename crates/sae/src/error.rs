@@ -2,7 +2,7 @@ use std::path::PathBuf;
 
 use crate::ConfigError;
 
-/// Why a step was not taken.
+/// Why a step was not taken, or was the last.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum StepError {
@@ -24,9 +24,10 @@ pub enum StepError {
         /// The step's learning rate.
         lr: f32,
     },
-    /// No latent was active for as many steps as make a latent dead, and nothing brings latents back.
+    /// No latent was active for as many steps as make a latent dead, and nothing brings latents back any more. The step was taken.
     #[error(
-        "at step {step} all latents are dead: none was active for {after} steps; lower alpha, or set resample_every or aux_k"
+        "at step {step} all latents are dead: none was active for {after} steps; lower alpha, or set resample_every (aux_k for families \
+         that choose the largest)"
     )]
     AllDead {
         /// Step, the first being 0.
@@ -70,6 +71,14 @@ pub enum SaeError<E> {
     /// A step could not be taken.
     #[error(transparent)]
     Step(#[from] StepError),
+    /// A step of one member of an ensemble could not be taken; the others are saved as they were then.
+    #[error("member {member} of the ensemble: {source}")]
+    Member {
+        /// Which, the first being 0.
+        member: usize,
+        /// What happened.
+        source: StepError,
+    },
     /// A checkpoint could not be read or written.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),

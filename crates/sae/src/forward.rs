@@ -92,12 +92,12 @@ fn parts(values: &mut [f32], d: usize, n: usize) -> impl Iterator<Item = &mut [f
 }
 
 /// The dense path.
-pub(crate) fn dense(works: &mut [Work<'_>], batch: Batch<'_>, by: Reconstruction<'_>) {
+pub(crate) fn dense(works: &mut [Work<'_>], batch: Batch<'_>, by: Reconstruction<'_>, floor: &[f32]) {
     works.par_iter_mut().enumerate().for_each(|(t, work)| {
         if work.load(t, batch) {
             let target = if work.target.is_empty() { &*work.x } else { &*work.target };
             let rows = (&*work.x, target);
-            dense::forward(rows, (work.r, work.second_r), by.weights, by.formula, by.factors, &mut work.tile.sums);
+            dense::forward(rows, (work.r, work.second_r), by, floor, &mut work.tile.sums);
         }
     });
 }
@@ -148,11 +148,13 @@ pub(crate) fn together(
         }
     }
     let wanted = k * batch.input.nrows();
+    let mut enough = false;
     for times in 0.. {
         let search = Search::Above(if times < HINT_TIMES { hint } else { 0.0 });
         works.par_iter_mut().for_each(|work| work.encode(&Encoder { search, ..encoder }));
         let found = works.iter().map(|work| work.tile.candidates.len()).sum::<usize>();
-        if found >= wanted || search == Search::Above(0.0) {
+        enough = found >= wanted;
+        if enough || search == Search::Above(0.0) {
             break;
         }
         hint *= HINT_AGAIN;
@@ -164,7 +166,8 @@ pub(crate) fn together(
         smallest
     });
     let smallest = chosen.reduce(|| f32::INFINITY, f32::min);
-    if smallest.is_finite() { smallest } else { 0.0 }
+    // Where all that are positive were taken there is no limit.
+    if enough { smallest } else { 0.0 }
 }
 
 /// For each tile, which of its candidates are among the `wanted` largest of all; of equal ones those of earlier tiles.

@@ -84,6 +84,7 @@ impl Lists {
                 let Some(above) = above else {
                     self.latents.extend_from_slice(latents);
                     self.pre.extend_from_slice(pre);
+                    smallest = pre.iter().copied().fold(smallest, f32::min);
                     continue;
                 };
                 for (latent, pre) in latents.iter().zip(pre) {

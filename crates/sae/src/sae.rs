@@ -21,7 +21,7 @@ use crate::{AuxK, ConfigError, Spaces, StepError, StepParams, StepStats, TrainCo
 const DENSE_FROM_PERCENT: u64 = 15;
 
 /// It also takes over from this many entries in a batch, which bounds the memory that their lists take.
-const MOST_ENTRIES: u64 = 1 << 20;
+const MOST_ENTRIES: f64 = 1_048_576.0;
 
 /// Most dead latents that the auxiliary loss looks at in one step; of more, each step takes the next ones.
 const MOST_DEAD: usize = 4096;
@@ -49,7 +49,8 @@ pub enum StepPath {
 pub(crate) struct Memory {
     pub(crate) steps_done: u64,
     pub(crate) last_rows: u64,
-    pub(crate) last_active: u64,
+    /// Pre-activations that counted, whether or not they gave a code.
+    pub(crate) last_entries: u64,
     /// FVU of the first batch.
     pub(crate) first_fvu: f32,
     /// What the search for the largest codes begins with: of a batch the smallest code that was chosen from the last one, of rows the smallest limit of a row
@@ -160,9 +161,9 @@ impl Sae {
         parameters.dictionary(formula, self.spaces, self.memory.threshold)
     }
 
-    fn is_dense(&self, selection: Selection) -> bool {
+    fn is_dense(&self, selection: Selection, rows: usize) -> bool {
         let thresholds = selection == Selection::Threshold;
-        let Memory { last_rows, last_active, .. } = self.memory;
+        let Memory { last_rows, last_entries, .. } = self.memory;
         thresholds
             && match self.path {
                 StepPath::Sparse => false,
@@ -170,7 +171,8 @@ impl Sae {
                 // Before the first step nothing is known; about half the latents are active then.
                 StepPath::Adaptive => {
                     let all = last_rows * self.parameters.n_latents() as u64;
-                    last_active * 100 >= all * DENSE_FROM_PERCENT || last_active > MOST_ENTRIES
+                    let expected = last_entries as f64 * rows as f64 / (last_rows as f64).max(1.0);
+                    last_entries * 100 >= all * DENSE_FROM_PERCENT || expected > MOST_ENTRIES
                 }
             }
     }
@@ -227,7 +229,7 @@ impl Sae {
         let mut works = Work::cut(tiles, [x, target, r, other_r], [d_in, d_out, stride]);
         match selection {
             _ if dense => {
-                forward::dense(&mut works, batch, by);
+                forward::dense(&mut works, batch, by, floor);
                 0.0
             }
             Selection::BatchTopK(k) => {
@@ -309,7 +311,7 @@ impl TrainStep for Sae {
         let whole = (2.0 / (rows * d) as f64) as f32;
         let factors =
             Factors { residual: whole / n_prefixes as f32, penalty: (f64::from(schedule.alpha) / rows as f64) as f32 };
-        let dense = self.is_dense(formula.selection());
+        let dense = self.is_dense(formula.selection(), rows);
         let chosen = self.forward(input, target, factors, dense);
         let tiles = &self.buffers.tiles;
         let bad = tiles.iter().enumerate().find_map(|(t, tile)| Some(t * TILE_ROWS + tile.sums.bad_row?));
@@ -325,7 +327,7 @@ impl TrainStep for Sae {
         }
         let sums = self.buffers.tiles.iter().map(|tile| &tile.sums);
         let coefficient = self.config.aux_k.map_or(0.0, |aux| aux.coefficient);
-        let (mut stats, active) = summarise(sums, rows, d, schedule.alpha, coefficient);
+        let (mut stats, entries) = summarise(sums, rows, d, schedule.alpha, coefficient);
         self.check_diverged(&stats, lr)?;
 
         let Buffers { x, r, other_r, tiles, dead, .. } = &self.buffers;
@@ -349,7 +351,7 @@ impl TrainStep for Sae {
 
         let memory = &mut self.memory;
         memory.steps_done += 1;
-        (memory.last_rows, memory.last_active) = (rows as u64, active);
+        (memory.last_rows, memory.last_entries) = (rows as u64, entries);
         if step == 0 {
             memory.first_fvu = stats.fvu_batch;
         }
@@ -364,7 +366,10 @@ impl TrainStep for Sae {
         let every = self.config.resample_every;
         if every > 0 && done.is_multiple_of(every) && done <= self.config.steps / 2 {
             self.resample();
-        } else if stats.dead == self.parameters.n_latents() && self.config.aux_k.is_none() && every == 0 {
+        } else if stats.dead == self.parameters.n_latents()
+            && self.config.aux_k.is_none()
+            && (every == 0 || done > self.config.steps / 2)
+        {
             return Err(StepError::AllDead { step, after });
         }
         Ok(stats)
@@ -375,7 +380,7 @@ impl TrainStep for Sae {
     }
 }
 
-/// Sums over tiles, in their order, to the figures of the step and the number of active codes.
+/// Sums over tiles, in their order, to the figures of the step and the number of entries.
 fn summarise<'a>(
     sums: impl Iterator<Item = &'a TileSums>,
     rows: usize,
@@ -391,6 +396,7 @@ fn summarise<'a>(
         all.penalty += sums.penalty;
         all.codes += sums.codes;
         all.active += sums.active;
+        all.entries += sums.entries;
         all.squares += sums.squares;
         all.aux_error += sums.aux_error;
         columns.iter_mut().zip(&sums.columns).for_each(|(total, column)| *total += f64::from(*column));
@@ -398,7 +404,8 @@ fn summarise<'a>(
     let n = rows as f64;
     let values = n * d as f64;
     let deviation = all.squares - columns.iter().map(|c| c * c).sum::<f64>() / n;
-    let fvu = if deviation > 0.0 { all.squared_error / deviation } else { 0.0 };
+    // Of a single row, or of equal ones, nothing but rounding is left.
+    let fvu = if deviation > 1e-6 * all.squares { all.squared_error / deviation } else { 0.0 };
     let aux = f64::from(coefficient) * all.aux_error / values;
     let loss = all.objective / values + f64::from(alpha) * all.penalty / n + aux;
     let stats = StepStats {
@@ -410,5 +417,5 @@ fn summarise<'a>(
         aux: aux as f32,
         dead: 0,
     };
-    (stats, all.active)
+    (stats, all.entries)
 }

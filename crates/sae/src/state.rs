@@ -42,12 +42,12 @@ impl TrainState {
         // Exact up to 2^24 steps; a latent silent for as long is as dead.
         let silent: Vec<f32> = sae.parameters.silent.iter().map(|steps| (*steps).min(1 << 24) as f32).collect();
         tensors.insert(SILENT.into(), tensor(&[silent.len()], &silent));
-        let Memory { steps_done, last_rows, last_active, first_fvu, last_choice, threshold, best_fvu, since_best } =
+        let Memory { steps_done, last_rows, last_entries, first_fvu, last_choice, threshold, best_fvu, since_best } =
             sae.memory;
         let bits = |value: f32| u64::from(value.to_bits());
         let counters = [
             ("last_rows", last_rows),
-            ("last_active", last_active),
+            ("last_entries", last_entries),
             ("first_fvu", bits(first_fvu)),
             ("last_choice", bits(last_choice)),
             ("threshold", bits(threshold)),
@@ -102,7 +102,7 @@ impl Sae {
         let memory = Memory {
             steps_done: step,
             last_rows: count("last_rows")?,
-            last_active: count("last_active")?,
+            last_entries: count("last_entries")?,
             first_fvu: value("first_fvu")?,
             last_choice: value("last_choice")?,
             threshold: value("threshold")?,

@@ -29,6 +29,8 @@ pub(crate) struct TileSums {
     pub(crate) penalty: f64,
     pub(crate) codes: f64,
     pub(crate) active: u64,
+    /// Pre-activations that count, of which some may have a code of 0.
+    pub(crate) entries: u64,
     /// Squared error of what dead latents make of the residuals.
     pub(crate) aux_error: f64,
     /// Squares and sums by column of the target.
@@ -125,6 +127,7 @@ impl Tile {
         let (d, stride, layout) = (of.d_out, of.d_out * prefixes.len().max(1), formula.layout());
         let (lists, sums) = (&mut self.lists, &mut self.sums);
         let n = lists.latents.len();
+        sums.entries = n as u64;
         let n_second = if layout.second_reconstruction { n } else { 0 };
         for (values, n) in [
             (&mut lists.codes, n),

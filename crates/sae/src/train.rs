@@ -120,7 +120,7 @@ fn run<E>(
         let problem = "needs held-out rows to measure on, and none were given".into();
         return Err(crate::ConfigError { key: "early_stopping", problem }.into());
     }
-    let rows = members[0].sae.config().batch;
+    let (rows, alone) = (members[0].sae.config().batch, members.len() == 1);
     let mut input = Array2::zeros((rows, spaces.input.d));
     let mut target = spaces.target.map(|target| Array2::zeros((rows, target.d)));
     // One set of buffers goes round.
@@ -132,7 +132,8 @@ fn run<E>(
         batches(step, input.view_mut(), target.as_mut().map(|target| target.view_mut()))
             .map_err(|source| SaeError::Batch { step, source })?;
         let mut interrupted = false;
-        for (i, member) in members.iter_mut().enumerate() {
+        for i in 0..members.len() {
+            let member = &mut members[i];
             if member.is_finished() || member.sae.steps_done() != step {
                 continue;
             }
@@ -140,7 +141,15 @@ fn run<E>(
             std::mem::swap(&mut buffers, &mut member.sae.buffers);
             let stepped = member.sae.step(input.view(), target.as_ref().map(|target| target.view()), schedule);
             std::mem::swap(&mut buffers, &mut member.sae.buffers);
-            let stats = stepped?;
+            let stats = match stepped {
+                Ok(stats) => stats,
+                Err(source) if alone => return Err(source.into()),
+                Err(source) => {
+                    let mut others = members.iter().enumerate().filter(|(other, _)| *other != i);
+                    others.try_for_each(|(_, member)| member.save())?;
+                    return Err(SaeError::Member { member: i, source });
+                }
+            };
             let done = member.sae.steps_done();
             if let (Some(early), Some(held_out)) = (member.sae.config().early_stopping, options.held_out)
                 && done.is_multiple_of(early.every)

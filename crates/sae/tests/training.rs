@@ -280,6 +280,32 @@ fn all_dead_says_what_to_lower() {
 }
 
 #[test]
+fn batches_of_one_row_do_not_diverge() {
+    for (family, alpha) in families(40, 4) {
+        let config = TrainConfig { family, alpha, batch: 1, ..config(40, 60) };
+        let outcome = run(&config, None, 0, None);
+        assert!(matches!(outcome, Ok(TrainOutcome::Finished(_))), "{:?}: {}", config.family, outcome.err().unwrap());
+    }
+}
+
+#[test]
+fn a_member_that_fails_is_named_and_the_others_are_saved() {
+    let configs = [config(40, 30), TrainConfig { lr: 1e18, ..config(40, 30) }];
+    let data = data(D);
+    let folder = tempfile::tempdir().unwrap();
+    let mut batches = |step: u64, out: ArrayViewMut2<'_, f32>, _: Option<ArrayViewMut2<'_, f32>>| {
+        fill(&data, step, out);
+        Ok::<(), Infallible>(())
+    };
+    let error = train_ensemble(&configs, SPACES, &mut batches, options(Some(folder.path()), 0), &mut |_, _, _, _| {
+        ControlFlow::Continue(())
+    });
+    let error = error.err().unwrap();
+    assert!(matches!(error, SaeError::Member { member: 1, .. }), "{error}");
+    assert!(TrainState::load(&folder.path().join("member-0")).unwrap().step > 0);
+}
+
+#[test]
 fn an_interrupted_run_ends_in_the_same_bytes() {
     let config = TrainConfig { lr_warmup_steps: 3, lr_decay_steps: 5, ..config(40, 24) };
     let whole = finished(run(&config, None, 0, None).unwrap());

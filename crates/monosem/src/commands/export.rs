@@ -13,9 +13,10 @@ pub(crate) fn export(args: &cli::Export) -> Result<u8> {
     let dictionary = LinearDictionary::load_any(&args.dictionary)?;
     // Other formats say such things in ways of their own.
     let ours = metadata(&args.dictionary).unwrap_or(Value::Null);
+    let transcoder = args.transcoder || ours["target_hook"].is_string();
     match args.format {
         ExportFormat::Saelens => {
-            let form = match (args.gated, args.transcoder) {
+            let form = match (args.gated, transcoder) {
                 (true, _) => formats::saelens::Form::Gated,
                 (_, true) => formats::saelens::Form::Transcoder,
                 _ => formats::saelens::Form::Plain,
@@ -30,7 +31,7 @@ pub(crate) fn export(args: &cli::Export) -> Result<u8> {
         }
         ExportFormat::Sparsify => {
             ensure!(!args.gated, "--gated is for --format saelens");
-            formats::sparsify::save(&dictionary, &args.out, args.transcoder)?;
+            formats::sparsify::save(&dictionary, &args.out, transcoder)?;
         }
         ExportFormat::Monosem => {
             ensure!(!args.gated && !args.transcoder, "--gated and --transcoder are for the formats of others");

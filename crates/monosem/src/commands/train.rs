@@ -56,8 +56,9 @@ pub(crate) fn train(args: &cli::Train) -> Result<u8> {
     }
     let held_out = args.held_out.as_deref().map(|folder| held_out(args, folder)).transpose()?;
 
-    let order = Batches::new(rows.len(), args.batch, args.seed);
-    let mut indices = vec![0; args.batch];
+    let batch_rows = members[0].config.batch;
+    let order = Batches::new(rows.len(), batch_rows, args.seed);
+    let mut indices = vec![0; batch_rows];
     let mut batch = |step: u64, input: ArrayViewMut2<'_, f32>, target: Option<ArrayViewMut2<'_, f32>>| {
         order.batch_into(step, &mut indices);
         rows.gather(&indices, input)?;
@@ -67,14 +68,30 @@ pub(crate) fn train(args: &cli::Train) -> Result<u8> {
         }
     };
     let checkpoint = args.out.join("checkpoint");
-    let mut metrics = Metrics::open(&args.out, args.metrics_every, &steps_done(&members, &checkpoint)?)?;
+    check_order(
+        &checkpoint,
+        &json!({
+            "activations": args.activations, "hook": hook, "target_hook": args.target_hook, "rows": rows.len(), "max_norm": args.max_norm,
+            "seed": args.seed, "held_out": args.held_out,
+        }),
+    )?;
+    let done = steps_done(&members, &checkpoint)?;
+    // Opened by the first step: what an earlier run wrote is cut only when this one goes on from it.
+    let mut metrics = None;
     let mut bar = Bar::new("train");
     let steps = members.iter().map(|member| member.config.steps).max().unwrap_or(0);
+    // The one that trains longest is shown.
+    let shown = (0..members.len()).max_by_key(|i| (members[*i].config.steps, std::cmp::Reverse(*i))).unwrap_or(0);
     let mut failed = None;
     let mut on_step = |i: usize, step: u64, stats: &StepStats, _: &Sae| {
         let Member { name, config } = &members[i];
-        match metrics.add(name, step, args.batch, config.schedule(step - 1), stats) {
-            Ok(speed) if i == 0 => bar.show(step, steps, &figures(stats, speed, members.len())),
+        let opened = match &mut metrics {
+            Some(metrics) => Ok(metrics),
+            none => Metrics::open(&args.out, args.metrics_every, &done).map(|opened| none.insert(opened)),
+        };
+        match opened.and_then(|metrics| metrics.add(name, step, batch_rows, config.schedule(step - 1), stats)) {
+            Ok(speed) if i == shown => bar.show(step, steps, &figures(stats, speed, &members[i], members.len())),
+            Ok(_) if interrupt::requested() => ControlFlow::Break(()),
             Ok(_) => ControlFlow::Continue(()),
             Err(error) => {
                 failed = Some(error);
@@ -111,10 +128,30 @@ pub(crate) fn train(args: &cli::Train) -> Result<u8> {
 }
 
 /// What the bar says of a step.
-fn figures(stats: &StepStats, speed: f64, members: usize) -> String {
+fn figures(stats: &StepStats, speed: f64, member: &Member, members: usize) -> String {
     let StepStats { loss, fvu_batch, l0, dead, .. } = stats;
-    let of = if members > 1 { format!(" ({members} members, figures of the first)") } else { String::new() };
+    let of = if members > 1 { format!(" ({members} members, figures of {})", member.name) } else { String::new() };
     format!("steps, loss {loss:.4}, FVU {fvu_batch:.4}, L0 {l0:.1}, dead {dead}, {speed:.0} vectors/s{of}")
+}
+
+/// Refuses to go on from a checkpoint with other rows, or the same in another order.
+fn check_order(checkpoint: &Path, order: &Value) -> Result<()> {
+    let path = checkpoint.join("order.json");
+    if path.is_file() {
+        let found: Value =
+            serde_json::from_slice(&std::fs::read(&path)?).with_context(|| path.display().to_string())?;
+        let differs = order.as_object().into_iter().flatten().find(|(key, value)| found[key.as_str()] != **value);
+        if let Some((key, value)) = differs {
+            bail!(
+                "{}: the run there has {key} {}, not {value}; remove the folder to start afresh",
+                checkpoint.display(),
+                found[key.as_str()]
+            );
+        }
+        return Ok(());
+    }
+    std::fs::create_dir_all(checkpoint).with_context(|| format!("cannot create {}", checkpoint.display()))?;
+    std::fs::write(&path, order.to_string()).with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// The steps that each member's checkpoint has behind it.
@@ -153,7 +190,11 @@ fn config(args: &cli::Train, d_in: usize) -> Result<TrainConfig> {
         }
         FamilyName::Gated => Family::Gated(Gated {}),
         FamilyName::Matryoshka => {
-            let parts = || [8, 4, 2, 1].map(|part| n_latents / part).to_vec();
+            let parts = || {
+                let mut parts: Vec<usize> = [8, 4, 2, 1].map(|part| (n_latents / part).max(1)).to_vec();
+                parts.dedup();
+                parts
+            };
             let prefixes = if args.prefixes.is_empty() { parts() } else { args.prefixes.clone() };
             Family::Matryoshka(Matryoshka { k, prefixes })
         }
