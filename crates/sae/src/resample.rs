@@ -18,14 +18,8 @@ pub(crate) struct LastBatch<'a> {
     pub(crate) r: &'a [f32],
 }
 
-/// Starts the latents anew that were silent for `dead_after` steps; returns how many.
-pub(crate) fn resample(
-    of: &mut Parameters,
-    formula: &dyn Formula,
-    batch: LastBatch<'_>,
-    dead_after: u64,
-    seed: u64,
-) -> usize {
+/// Starts the latents anew that were silent for `dead_after` steps.
+pub(crate) fn resample(of: &mut Parameters, formula: &dyn Formula, batch: LastBatch<'_>, dead_after: u64, seed: u64) {
     let (d_in, d_out) = (of.d_in, of.d_out);
     let dead: Vec<usize> = (0..of.n_latents()).filter(|j| u64::from(of.silent[*j]) >= dead_after).collect();
     let mut total = 0.0;
@@ -38,7 +32,7 @@ pub(crate) fn resample(
         })
         .collect();
     if dead.is_empty() || !(total.is_finite() && total > 0.0) {
-        return 0;
+        return;
     }
     let alive =
         of.w_enc.value.chunks_exact(d_in).zip(&of.silent).filter(|(_, silent)| u64::from(**silent) < dead_after);
@@ -63,7 +57,6 @@ pub(crate) fn resample(
         (of.scale[j], of.length[j]) = scale_and_length(row, of.layout.tied);
         of.silent[j] = 0;
     }
-    dead.len()
 }
 
 fn set_direction(trained: &mut Trained, j: usize, direction: &[f32], length: f32) {

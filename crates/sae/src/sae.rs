@@ -281,12 +281,12 @@ impl Sae {
         Ok(())
     }
 
-    fn resample(&mut self) -> usize {
+    fn resample(&mut self) {
         let Self { parameters, buffers, config, memory, .. } = self;
         let Buffers { x, target, r, .. } = buffers;
         let target = if target.is_empty() { &*x } else { target };
         let seed = config.seed ^ memory.steps_done.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        resample(parameters, config.family.formula(), LastBatch { x, target, r }, config.dead_after_steps, seed)
+        resample(parameters, config.family.formula(), LastBatch { x, target, r }, config.dead_after_steps, seed);
     }
 }
 

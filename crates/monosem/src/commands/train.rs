@@ -48,12 +48,11 @@ pub(crate) fn train(args: &cli::Train) -> Result<u8> {
     if members.iter().any(|m| m.config.precision == Precision::Bf16) && !Precision::Bf16.is_native() {
         note!("this processor has no AVX512-BF16: --precision bf16 is slower than f32 here");
     }
-    let space = |rows: &Rows| Ok::<_, anyhow::Error>(Space { d: rows.width(), scale: input_scale(rows)? });
-    let spaces = Spaces { input: space(&rows)?, target: target_rows.as_ref().map(space).transpose()? };
     for member in &members {
-        // Before anything is read: the first setting that makes no sense.
         member.config.validate(rows.width()).with_context(|| member.name.clone())?;
     }
+    let space = |rows: &Rows| Ok::<_, anyhow::Error>(Space { d: rows.width(), scale: input_scale(rows)? });
+    let spaces = Spaces { input: space(&rows)?, target: target_rows.as_ref().map(space).transpose()? };
     let held_out = args.held_out.as_deref().map(|folder| held_out(args, folder)).transpose()?;
 
     let batch_rows = members[0].config.batch;
@@ -68,14 +67,15 @@ pub(crate) fn train(args: &cli::Train) -> Result<u8> {
         }
     };
     let checkpoint = args.out.join("checkpoint");
+    let done = steps_done(&members, &checkpoint)?;
     check_order(
         &checkpoint,
+        done.iter().any(|(_, steps)| *steps > 0),
         &json!({
             "activations": args.activations, "hook": hook, "target_hook": args.target_hook, "rows": rows.len(), "max_norm": args.max_norm,
             "seed": args.seed, "held_out": args.held_out,
         }),
     )?;
-    let done = steps_done(&members, &checkpoint)?;
     // Opened by the first step: what an earlier run wrote is cut only when this one goes on from it.
     let mut metrics = None;
     let mut bar = Bar::new("train");
@@ -135,9 +135,9 @@ fn figures(stats: &StepStats, speed: f64, member: &Member, members: usize) -> St
 }
 
 /// Refuses to go on from a checkpoint with other rows, or the same in another order.
-fn check_order(checkpoint: &Path, order: &Value) -> Result<()> {
+fn check_order(checkpoint: &Path, begun: bool, order: &Value) -> Result<()> {
     let path = checkpoint.join("order.json");
-    if path.is_file() {
+    if begun && path.is_file() {
         let found: Value =
             serde_json::from_slice(&std::fs::read(&path)?).with_context(|| path.display().to_string())?;
         let differs = order.as_object().into_iter().flatten().find(|(key, value)| found[key.as_str()] != **value);
