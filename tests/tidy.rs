@@ -9,7 +9,7 @@ use serde_json::Value;
 const MAX_LINES: usize = 600;
 
 /// The arrows of ARCHITECTURE.md: a crate's folder, and the folders of what it may depend on. `monosem` may use all.
-const ARROWS: [(&str, &[&str]); 13] = [
+const ARROWS: [(&str, &[&str]); 14] = [
     ("hooks", &[]),
     ("bf16", &[]),
     ("lm", &["hooks", "bf16"]),
@@ -19,7 +19,8 @@ const ARROWS: [(&str, &[&str]); 13] = [
     ("dictionary", &[]),
     ("decompose", &["dictionary"]),
     ("sae", &["bf16", "dictionary"]),
-    ("autointerp", &[]),
+    ("llm", &[]),
+    ("autointerp", &["llm"]),
     ("patching", &["hooks", "dictionary", "lm"]),
     ("graph", &[]),
     ("report", &[]),

@@ -1,0 +1,55 @@
+use serde::{Deserialize, Serialize};
+
+/// Who says something in a conversation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// What the model is told to be.
+    System,
+    /// Who asks.
+    User,
+    /// The model; in a request, an answer that shows it what is wanted.
+    Assistant,
+}
+
+/// One turn of a conversation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Message {
+    /// Who says it.
+    pub role: Role,
+    /// What is said.
+    pub content: String,
+}
+
+/// A conversation to be continued by the model.
+///
+/// All of it is part of the key under which the reply is cached.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Request {
+    /// The conversation so far.
+    pub messages: Vec<Message>,
+    /// The longest reply, in tokens.
+    pub max_tokens: u32,
+    /// 0 for the likeliest reply.
+    pub temperature: f32,
+    /// Draws the reply, where the server takes a seed.
+    pub seed: u64,
+    /// For each token of the reply the log-probabilities of so many candidates; 0 for none. A server that gives none leaves [`crate::Reply::tokens`] empty.
+    pub top_logprobs: u8,
+    /// What the request was made from (the hash of a prompt template, say): not sent, but part of the key.
+    pub source: String,
+}
+
+/// A text whose tokens are to be scored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PromptRequest {
+    /// The text; no template of a chat is put around it.
+    pub text: String,
+    /// Candidates whose log-probability is wanted at each token, the likeliest first. A server may give fewer.
+    pub top: u8,
+    /// As [`Request::source`].
+    pub source: String,
+}
