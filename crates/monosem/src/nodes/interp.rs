@@ -18,7 +18,7 @@ use super::{
 };
 use crate::fetch;
 use crate::interpretation::{Cut, Explained, Part, Settings, stored, vocabulary};
-use crate::profile::{Interp, Language};
+use crate::profile::{FamilyCase, Interp, Language};
 
 /// Training rows behind the orientation of signed components.
 const ORIENTATION_ROWS: usize = 16_384;
@@ -31,11 +31,15 @@ pub(super) fn node<'a>(language: &'a Language, interp: &'a Interp, hook: HookPoi
     let mut deps = vec![corpus::NAME.into(), capture::TRAIN.into(), capture::INTERPRETATION.into()];
     deps.extend([baselines::pca_name(hook), baselines::ica_name(hook)]);
     deps.extend(language.cases().into_iter().map(|(ratio, alpha)| sae_name(hook, ratio, alpha)));
+    if !language.families.is_empty() {
+        deps.push(sae::families_name(hook));
+    }
     if interp.random_model.is_some() {
         deps.extend([capture::RANDOM_TRAIN.into(), capture::RANDOM_INTERPRETATION.into(), sae::random_name(hook)]);
     }
     let params = json!({
         "hook": hook,
+        "families": language.families,
         "model": model_params(&language.model, language.center_writing_weights),
         "interp": interp,
         "max_norm": language.max_norm,
@@ -64,7 +68,7 @@ pub(super) fn node<'a>(language: &'a Language, interp: &'a Interp, hook: HookPoi
 
 /// A dictionary to be interpreted and where its results go.
 struct Subject {
-    method: &'static str,
+    method: String,
     setting: String,
     dictionary: LinearDictionary,
 }
@@ -107,7 +111,7 @@ fn run(language: &Language, interp: &Interp, hook: HookPoint, assets: &Assets, c
         ctx.check()?;
         ctx.progress(i as u64, subjects.len() as u64, "dictionaries explained");
         let explained = settings.explain(&cut.fragments, looked_at(interp, examples));
-        let label = Label::new("interp", subject.method, hook, subject.setting.clone());
+        let label = Label::new("interp", &subject.method, hook, subject.setting.clone());
         let headline = rows_of(&label, interp, &explained, &mut rows);
         let shuffled = settings.shuffled(&cut.fragments, &explained);
         control_rows(&label.with_setting("control=shuffled"), interp, &shuffled, &mut rows);
@@ -119,7 +123,7 @@ fn run(language: &Language, interp: &Interp, hook: HookPoint, assets: &Assets, c
     if interp.random_model.is_some() {
         let folder = ctx.dep(&sae::random_name(hook))?.join(sae::DICTIONARY);
         let dictionary = LinearDictionary::load(&folder)?;
-        let control = [Subject { method: "sae-tied", setting: stands.clone(), dictionary }];
+        let control = [Subject { method: "sae-tied".into(), setting: stands.clone(), dictionary }];
         let gathered = gather(capture::RANDOM_INTERPRETATION, capture::RANDOM_TRAIN, &control)?;
         let explained: Vec<Explained> = gathered
             .into_iter()
@@ -149,12 +153,19 @@ fn looked_at(interp: &Interp, mut examples: Vec<FeatureExamples>) -> Vec<Feature
 fn subjects(language: &Language, hook: HookPoint, ctx: &Ctx<'_>) -> Result<Vec<Subject>> {
     let mut subjects: Vec<Subject> = measure::autoencoders(language, hook, ctx)?
         .into_iter()
-        .map(|sae| Subject { method: "sae-tied", setting: sae.setting(), dictionary: sae.dictionary })
+        .map(|sae| Subject { method: "sae-tied".into(), setting: sae.setting(), dictionary: sae.dictionary })
         .collect();
+    let families = language.families.iter().zip(sae::families(language, hook, ctx)?);
+    let family = |(case, dictionary): (&FamilyCase, _)| {
+        let (method, setting) = (case.method(), case.setting());
+        Subject { method, setting, dictionary }
+    };
+    subjects.extend(families.map(family));
     let signed =
         |node: String| -> Result<LinearDictionary> { Ok(LinearDictionary::load(&ctx.dep(&node)?.join(SIGNED))?) };
     let (x, _) = sae::rows(language, hook, capture::TRAIN, ctx)?.sample(ORIENTATION_ROWS)?;
-    let mut push = |method, dictionary| subjects.push(Subject { method, setting: String::new(), dictionary });
+    let mut push =
+        |method: &str, dictionary| subjects.push(Subject { method: method.into(), setting: String::new(), dictionary });
     let (pca, ica) = (signed(baselines::pca_name(hook))?, signed(baselines::ica_name(hook))?);
     push("pca-oriented", pca.oriented(x.view()));
     push("ica-oriented", ica.oriented(x.view()));

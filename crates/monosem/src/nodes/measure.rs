@@ -28,8 +28,12 @@ pub(super) fn node(language: &Language, hook: HookPoint) -> Node<'_> {
     let mut deps = vec![capture::TRAIN.into(), capture::HELD_OUT.into()];
     deps.extend([baselines::pca_name(hook), baselines::ica_name(hook)]);
     deps.extend(language.cases().into_iter().map(|(ratio, alpha)| sae_name(hook, ratio, alpha)));
+    if !language.families.is_empty() {
+        deps.push(sae::families_name(hook));
+    }
     let params = json!({
         "hook": hook,
+        "families": language.families,
         "max_norm": language.max_norm,
         "evaluate": language.evaluate,
         "top_k": language.baselines.top_k,
@@ -62,7 +66,7 @@ fn run(language: &Language, hook: HookPoint, ctx: &Ctx<'_>) -> Result<()> {
     // The paper's k is the mean L0 of the autoencoder of the smallest ratio at least 1 whose alpha is nearest to the one it names.
     let mut paper_k = None;
     let distance = |alpha: f32| (alpha.ln() - language.baselines.match_alpha.ln()).abs();
-    let total = saes.len() as u64 + 3 + 3 * (language.baselines.top_k.len() as u64 + 1);
+    let total = (saes.len() + language.families.len()) as u64 + 3 + 3 * (language.baselines.top_k.len() as u64 + 1);
     let mut done = 0;
     let mut progress = || {
         done += 1;
@@ -74,6 +78,10 @@ fn run(language: &Language, hook: HookPoint, ctx: &Ctx<'_>) -> Result<()> {
         if paper_k.as_ref().is_none_or(|(best, _)| rank < *best) {
             paper_k = Some((rank, l0));
         }
+        progress();
+    }
+    for (case, dictionary) in language.families.iter().zip(sae::families(language, hook, ctx)?) {
+        measure(&label(&case.method(), hook, &case.setting()), &dictionary)?;
         progress();
     }
     let paper_k = paper_k.map_or(1, |(_, l0)| (l0.round() as usize).max(1));

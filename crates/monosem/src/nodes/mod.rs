@@ -59,6 +59,7 @@ fn of_language<'a>(language: &'a Language, assets: &'a Assets) -> Vec<Node<'a>> 
     nodes.extend(capture::nodes(language, assets));
     for hook in &language.capture.hooks {
         nodes.extend(sae::nodes(language, *hook));
+        nodes.extend(sae::families_node(language, *hook));
         nodes.extend(baselines::nodes(language, *hook));
         nodes.push(measure::node(language, *hook));
         nodes.push(splice::node(language, *hook, assets));

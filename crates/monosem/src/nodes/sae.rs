@@ -8,13 +8,13 @@ use monosem_dictionary::LinearDictionary;
 use monosem_graph::{Ctx, Node};
 use monosem_hooks::HookPoint;
 use monosem_report::ResultRow;
-use monosem_sae::{OnStep, RunOptions, Sae, Spaces, StepStats, TrainConfig, TrainOutcome, train};
+use monosem_sae::{OnStep, RunOptions, Sae, Spaces, StepStats, TrainConfig, TrainOutcome, train_ensemble};
 use ndarray::{Array2, ArrayViewMut2};
 use serde_json::json;
 
 use super::{Label, capture, node, sae_name, sae_setting, save_rows, write_json};
 use crate::evaluation::{Rows, evaluate};
-use crate::profile::{Interp, Language};
+use crate::profile::{FamilyCase, Interp, Language};
 
 /// The dictionary inside the node's folder.
 pub(super) const DICTIONARY: &str = "dictionary";
@@ -126,6 +126,61 @@ pub(super) fn random_name(hook: HookPoint) -> String {
     format!("sae-random-{hook}")
 }
 
+/// The node that trains a profile's other families at a hook point, all in one pass over the activations.
+pub(super) fn families_node(language: &Language, hook: HookPoint) -> Option<Node<'_>> {
+    let configs = |d_in| -> Vec<TrainConfig> {
+        language.families.iter().map(|case| language.family_config(case, d_in)).collect()
+    };
+    if language.families.is_empty() {
+        return None;
+    }
+    let params = json!({
+        "hook": hook, "train": configs(1), "ratios": language.families.iter().map(|case| case.ratio).collect::<Vec<_>>(),
+        "max_norm": language.max_norm, "scale_inputs": language.sae.scale_inputs,
+    });
+    let code = ["sae", "activations", "monosem/nodes/sae", "monosem/evaluation"];
+    let size: f64 = language.families.iter().map(|case| case.ratio).sum();
+    let weight = language.sae.steps as f64 * language.sae.batch as f64 * size / 140_000.0;
+    let node = node(families_name(hook), vec![capture::TRAIN.into()], params, &code, weight, move |ctx| {
+        let rows = rows(language, hook, capture::TRAIN, ctx)?;
+        let configs = configs(rows.width());
+        for (config, case) in configs.iter().zip(&language.families) {
+            config.validate(rows.width()).map_err(|e| anyhow!("[language.families] {}: {e}", case.method()))?;
+        }
+        let mut on_step = |member: usize, step: u64, _: &StepStats, _: &Sae| {
+            if member == 0 {
+                ctx.progress(step, configs[0].steps, "steps");
+            }
+            if ctx.cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        let (trained, scale) = fit_all(&rows, &configs, language.sae.scale_inputs, ctx, &mut on_step)?;
+        for ((case, config), sae) in language.families.iter().zip(&configs).zip(trained) {
+            let metadata = json!({
+                "method": case.method(), "hook": hook, "ratio": case.ratio, "train": config, "input_scale": scale,
+                "model": language.model.to_string(), "text": language.text.to_string(),
+            });
+            sae.dictionary().save(&ctx.out().join(folder(case)), metadata)?;
+        }
+        Ok(())
+    });
+    Some(node)
+}
+
+pub(super) fn families_name(hook: HookPoint) -> String {
+    format!("sae-families-{hook}")
+}
+
+/// The folder of one of them inside the node's.
+fn folder(case: &FamilyCase) -> String {
+    format!("{}-{}", case.method(), case.setting())
+}
+
+/// The dictionaries of a profile's other families, in its order.
+pub(super) fn families(language: &Language, hook: HookPoint, ctx: &Ctx<'_>) -> Result<Vec<LinearDictionary>> {
+    let load = |case: &FamilyCase| Ok(LinearDictionary::load(&ctx.dep(&families_name(hook))?.join(folder(case)))?);
+    language.families.iter().map(load).collect()
+}
+
 /// Trains on `rows` in the seed's order, checkpointing; the autoencoder and the factor its inputs were scaled by.
 fn fit(
     rows: &Rows,
@@ -134,6 +189,21 @@ fn fit(
     ctx: &Ctx<'_>,
     on_step: &mut OnStep<'_>,
 ) -> Result<(Sae, f32)> {
+    let configs = std::slice::from_ref(config);
+    let (mut trained, scale) =
+        fit_all(rows, configs, scale_inputs, ctx, &mut |_, step, stats, sae| on_step(step, stats, sae))?;
+    Ok((trained.remove(0), scale))
+}
+
+/// As [`fit`], several that read the same batches.
+fn fit_all(
+    rows: &Rows,
+    configs: &[TrainConfig],
+    scale_inputs: bool,
+    ctx: &Ctx<'_>,
+    on_step: &mut dyn FnMut(usize, u64, &StepStats, &Sae) -> ControlFlow<()>,
+) -> Result<(Vec<Sae>, f32)> {
+    let config = &configs[0];
     let order = Batches::new(rows.len(), config.batch, config.seed);
     let mut indices = vec![0; config.batch];
     let mut batch = |step: u64, out: ArrayViewMut2<'_, f32>, _: Option<ArrayViewMut2<'_, f32>>| {
@@ -147,8 +217,8 @@ fn fit(
         checkpoint_every: CHECKPOINT_EVERY,
         ..RunOptions::default()
     };
-    match train(config, Spaces::autoencoder(rows.width(), scale), &mut batch, options, on_step)? {
-        TrainOutcome::Finished(sae) => Ok((sae, scale)),
+    match train_ensemble(configs, Spaces::autoencoder(rows.width(), scale), &mut batch, options, on_step)? {
+        TrainOutcome::Finished(trained) => Ok((trained, scale)),
         TrainOutcome::Interrupted { .. } => {
             ctx.check()?;
             Err(anyhow!("training stopped early although nothing asked it to"))

@@ -1,35 +1,22 @@
 //! Profiles: every number of a run, in TOML. A profile may name a base, whose values it overrides key by key.
 
-use std::path::{Path, PathBuf};
-
 use anyhow::{Context as _, Result, bail};
 use monosem_activations::Dtype;
 use monosem_hooks::HookPoint;
 use monosem_lm::Precision;
-use monosem_sae::{AdamMode, TrainConfig};
+use monosem_sae::{AdamMode, AuxK, BatchTopK, Family, Matryoshka, TopK, TrainConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::model::Model;
 use crate::text::Texts;
 
 mod claims;
+mod layers;
 
 use claims::distinct;
 pub(crate) use claims::thresholds;
 pub use claims::{Interp, Ioi, Properties, RandomModel};
-
-/// The profiles that come with the program, by name.
-const EMBEDDED: &[(&str, &str)] = &[
-    ("smollm2", include_str!("../../profiles/smollm2.toml")),
-    ("smollm2-ioi", include_str!("../../profiles/smollm2-ioi.toml")),
-    ("smollm2-full", include_str!("../../profiles/smollm2-full.toml")),
-    ("toy", include_str!("../../profiles/toy.toml")),
-    ("pythia-70m", include_str!("../../profiles/pythia-70m.toml")),
-    ("pythia-410m", include_str!("../../profiles/pythia-410m.toml")),
-];
-
-/// Bases on bases deeper than this are taken for a circle.
-const MAX_DEPTH: usize = 8;
+pub use layers::{Loaded, embedded, load};
 
 /// Every setting of one run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -71,6 +58,9 @@ pub struct Language {
     pub capture: Capture,
     /// The sparse autoencoders: every ratio with every alpha, at every hook point.
     pub sae: Sae,
+    /// Autoencoders of other families, trained at every hook point in one pass and compared with the others.
+    #[serde(default)]
+    pub families: Vec<FamilyCase>,
     /// What the autoencoders are compared with.
     pub baselines: Baselines,
     /// How dictionaries are measured on held-out rows.
@@ -156,6 +146,47 @@ pub struct Sae {
     pub curve_every: u64,
     /// Held-out rows behind a point of the curves.
     pub curve_rows: usize,
+}
+
+/// An autoencoder of another family than the paper's; what is not said here is as in `[language.sae]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FamilyCase {
+    /// Which family, with its own settings.
+    pub family: Family,
+    /// Dictionary size as a multiple of the width of the activations.
+    pub ratio: f64,
+    /// Sparsity coefficient, 0 for families without a penalty.
+    #[serde(default)]
+    pub alpha: f32,
+    /// Steps over which `alpha` rises from 0.
+    #[serde(default)]
+    pub sparsity_warmup_steps: u64,
+    /// The auxiliary loss for dead latents of the families that choose the largest codes.
+    #[serde(default)]
+    pub aux_k: Option<AuxK>,
+}
+
+impl FamilyCase {
+    /// The word for it in results: `sae-top-k`.
+    #[must_use]
+    pub fn method(&self) -> String {
+        format!("sae-{}", self.family.name())
+    }
+
+    /// What tells it from others of the family: `ratio=2,k=32`, `ratio=2,alpha=0.001`.
+    #[must_use]
+    pub fn setting(&self) -> String {
+        let own = match &self.family {
+            Family::TopK(TopK { k })
+            | Family::BatchTopK(BatchTopK { k })
+            | Family::Matryoshka(Matryoshka { k, .. }) => {
+                format!("k={k}")
+            }
+            _ => format!("alpha={}", self.alpha),
+        };
+        format!("ratio={},{own}", self.ratio)
+    }
 }
 
 /// What the autoencoders are compared with.
@@ -256,81 +287,6 @@ impl Generator {
     }
 }
 
-/// A profile that was read, with its name and its full text after layering.
-#[derive(Debug, Clone)]
-pub struct Loaded {
-    /// Name (of an embedded profile) or file stem.
-    pub name: String,
-    /// The settings.
-    pub profile: Profile,
-    /// All settings as TOML, bases applied.
-    pub toml: String,
-}
-
-/// The names of the profiles that come with the program, with the first line of their descriptions.
-#[must_use]
-pub fn embedded() -> Vec<(&'static str, String)> {
-    let describe = |text: &str| {
-        let table: Option<toml::Table> = text.parse().ok();
-        table.and_then(|t| t.get("description")?.as_str().map(str::to_owned)).unwrap_or_default()
-    };
-    EMBEDDED.iter().map(|(name, text)| (*name, describe(text))).collect()
-}
-
-/// Reads the profile called `name`: one that comes with the program, or a path to a TOML file.
-///
-/// # Errors
-/// If there is no such profile (the message lists those there are), a key is unknown, missing or out of range, or bases go in circles.
-pub fn load(name: &str) -> Result<Loaded> {
-    let table = layered(name, 0)?;
-    let toml = toml::to_string(&table).context("a profile that cannot be printed")?;
-    // From the table, not from its text: line numbers of what was merged would mean nothing to a reader.
-    let profile: Profile = table.try_into().with_context(|| format!("profile {name:?}"))?;
-    profile.validate().with_context(|| format!("profile {name:?}"))?;
-    let stem = Path::new(name).file_stem().map_or_else(|| name.to_owned(), |s| s.to_string_lossy().into_owned());
-    Ok(Loaded { name: stem, profile, toml })
-}
-
-fn layered(name: &str, depth: usize) -> Result<toml::Table> {
-    if depth > MAX_DEPTH {
-        bail!("profile {name:?}: bases go in a circle");
-    }
-    let (text, folder) = text_of(name)?;
-    let mut table: toml::Table = text.parse().with_context(|| format!("profile {name:?} is not TOML"))?;
-    let Some(base) = table.remove("base") else { return Ok(table) };
-    let Some(base) = base.as_str() else { bail!("profile {name:?}: base is a name or a path") };
-    // A relative path is relative to the file that names it.
-    let beside = folder.map(|folder| folder.join(base)).filter(|path| path.is_file());
-    let base = beside.map_or_else(|| base.to_owned(), |path| path.to_string_lossy().into_owned());
-    let mut merged = layered(&base, depth + 1)?;
-    overlay(&mut merged, table);
-    Ok(merged)
-}
-
-fn text_of(name: &str) -> Result<(String, Option<PathBuf>)> {
-    if let Some((_, text)) = EMBEDDED.iter().find(|(known, _)| *known == name) {
-        return Ok(((*text).to_owned(), None));
-    }
-    let path = Path::new(name);
-    if path.extension().is_some_and(|e| e == "toml") {
-        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read the profile {name}"))?;
-        return Ok((text, path.parent().map(Path::to_owned)));
-    }
-    let known: Vec<&str> = EMBEDDED.iter().map(|(name, _)| *name).collect();
-    bail!("unknown profile {name:?}: choose one of {}, or give the path of a .toml file", known.join(", "))
-}
-
-fn overlay(base: &mut toml::Table, over: toml::Table) {
-    for (key, value) in over {
-        match (base.get_mut(&key), value) {
-            (Some(toml::Value::Table(below)), toml::Value::Table(above)) => overlay(below, above),
-            (_, value) => {
-                base.insert(key, value);
-            }
-        }
-    }
-}
-
 impl Profile {
     fn validate(&self) -> Result<()> {
         if self.language.is_none() && self.planted.is_none() {
@@ -396,6 +352,12 @@ impl Language {
         distinct("language.capture.hooks", &self.capture.hooks)?;
         distinct("language.sae.ratios", &self.sae.ratios)?;
         distinct("language.sae.alphas", &self.sae.alphas)?;
+        let names: Vec<_> = self.families.iter().map(|case| (case.method(), case.setting())).collect();
+        distinct("language.families", &names)?;
+        for case in &self.families {
+            positive("language.families.ratio", &[case.ratio])?;
+            not_negative("language.families.alpha", &[case.alpha])?;
+        }
         let cases = self.cases();
         if let Some(interp) = &self.interp {
             if self.corpus.interpretation == 0.0 {
@@ -430,6 +392,17 @@ impl Language {
             lr_decay_steps: sae.lr_decay_steps,
             seed: sae.seed,
             ..TrainConfig::default()
+        }
+    }
+
+    /// The training settings of an autoencoder of another family.
+    #[must_use]
+    pub fn family_config(&self, case: &FamilyCase, d_in: usize) -> TrainConfig {
+        TrainConfig {
+            family: case.family.clone(),
+            aux_k: case.aux_k,
+            sparsity_warmup_steps: case.sparsity_warmup_steps,
+            ..self.train_config(case.ratio, case.alpha, d_in)
         }
     }
 
@@ -484,52 +457,5 @@ fn not_negative(key: &str, values: &[f32]) -> Result<()> {
         Some(value) => bail!("{key} has {value}: it must not be negative"),
         None if values.is_empty() => bail!("{key} is empty"),
         None => Ok(()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_embedded_profile_is_valid() {
-        for (name, description) in embedded() {
-            let loaded = load(name).unwrap_or_else(|e| panic!("{name}: {e:#}"));
-            assert!(!description.is_empty());
-            // What is shown in a report reads back as the same settings.
-            assert_eq!(toml::from_str::<Profile>(&loaded.toml).unwrap(), loaded.profile);
-        }
-    }
-
-    #[test]
-    fn an_unknown_profile_lists_those_there_are() {
-        let error = format!("{:#}", load("smolm").unwrap_err());
-        assert!(embedded().iter().all(|(name, _)| error.contains(name)), "{error}");
-    }
-
-    #[test]
-    fn a_profile_overrides_its_base_key_by_key() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("mine.toml");
-        std::fs::write(&path, "base = \"smollm2\"\n[language.sae]\nsteps = 7\n").unwrap();
-        let mine = load(path.to_str().unwrap()).unwrap();
-        let base = load("smollm2").unwrap();
-        assert_eq!(mine.name, "mine");
-        let (mut mine, base) = (mine.profile.language.unwrap(), base.profile.language.unwrap());
-        assert_eq!(mine.sae.steps, 7);
-        mine.sae.steps = base.sae.steps;
-        assert_eq!(mine, base);
-    }
-
-    #[test]
-    fn an_unknown_key_and_a_circle_are_named() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("mine.toml");
-        std::fs::write(&path, "base = \"smollm2\"\n[language.sae]\nstep = 7\n").unwrap();
-        let error = format!("{:#}", load(path.to_str().unwrap()).unwrap_err());
-        assert!(error.contains("`step`") && error.contains("`steps`"), "{error}");
-        std::fs::write(&path, "base = \"mine.toml\"\n").unwrap();
-        let error = format!("{:#}", load(path.to_str().unwrap()).unwrap_err());
-        assert!(error.contains("circle"), "{error}");
     }
 }
