@@ -25,6 +25,14 @@ impl Fragments {
         };
         examples.iter().map(with_tokens).collect()
     }
+
+    /// The tokens of a fragment.
+    ///
+    /// # Panics
+    /// As [`Self::examples`].
+    pub fn tokens_of(&self, fragment: u32) -> &[u32] {
+        self.tokens.row(fragment as usize).to_slice().expect("tokens in standard layout")
+    }
 }
 
 /// What one feature does on one fragment.
@@ -34,6 +42,15 @@ pub struct Example {
     pub fragment: u32,
     /// Activations, negative ones set to 0, at the last positions of the fragment.
     pub activations: Vec<f32>,
+}
+
+/// A fragment on which a feature is as good as silent: its maximum was looked up, not assumed.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Quiet {
+    /// Row of the fragment in [`Fragments`].
+    pub fragment: u32,
+    /// The most that the feature reaches there; negative activations count as 0.
+    pub max: f32,
 }
 
 /// All that is kept of one feature.
@@ -47,6 +64,8 @@ pub struct FeatureExamples {
     pub score_top: Vec<Example>,
     /// Scored on these as well: random fragments on which the feature is active, none of them among the strong ones.
     pub score_random: Vec<Example>,
+    /// Random fragments of the side to score on where the feature is quiet (see [`crate::GatherConfig::quiet_below`]).
+    pub quiet: Vec<Quiet>,
     /// Moments over all tokens seen.
     pub moments: Moments,
     /// Whether there are as many examples as asked for to score on, and the least number to explain from. A feature without is

@@ -2,23 +2,33 @@ use ndarray::{ArrayView3, s};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::sample::{Pool, lot};
-use crate::{ConfigError, Example, FeatureExamples, Moments};
+use crate::sample::{Pool, Sample, lot};
+use crate::{ConfigError, Example, FeatureExamples, Moments, Quiet};
 
 /// Features that one task transposes together: a cache line of them.
 const FEATURES_PER_TASK: usize = 16;
+
+/// Fragments looked at for each quiet one asked for.
+const QUIET_SAMPLE: usize = 20;
 
 /// Keeps the lots of documents apart from those of features, whose numbers are small.
 const DOCUMENTS: u64 = u64::MAX;
 
 /// Which fragments are kept of each feature.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GatherConfig {
     /// How fragments are divided into those to explain from and those to score on.
     pub split: SplitRule,
     /// A feature with fewer fragments to explain from is unscored.
     pub explain_min: usize,
+    /// Quiet fragments kept of each feature, for scorers that tell active from quiet ones; they are drawn from the side to score on. A feature with fewer
+    /// is unscored by those, and only by those.
+    #[serde(default)]
+    pub quiet: usize,
+    /// A fragment is quiet if the feature reaches at most this share of its maximum there: 0 for none at all.
+    #[serde(default)]
+    pub quiet_below: f32,
     /// Draws the random fragments and, where the rule says so, the side of each document.
     pub seed: u64,
 }
@@ -26,7 +36,7 @@ pub struct GatherConfig {
 impl Default for GatherConfig {
     fn default() -> Self {
         let split = SplitRule::Documents { explain_top: 100, explain_random: 100, score_top: 5, score_random: 5 };
-        Self { split, explain_min: 20, seed: 0 }
+        Self { split, explain_min: 20, quiet: 0, quiet_below: 0.0, seed: 0 }
     }
 }
 
@@ -60,7 +70,13 @@ pub enum SplitRule {
 impl GatherConfig {
     /// The paper's rule with its numbers.
     pub fn paper(seed: u64) -> Self {
-        Self { split: SplitRule::Interleaved { top: 20, random: 20, per_split: 5 }, explain_min: 5, seed }
+        Self {
+            split: SplitRule::Interleaved { top: 20, random: 20, per_split: 5 },
+            explain_min: 5,
+            quiet: 0,
+            quiet_below: 0.0,
+            seed,
+        }
     }
 
     /// Checks that something is asked for on each side and that the minimum can be reached.
@@ -75,6 +91,9 @@ impl GatherConfig {
         if self.explain_min == 0 || self.explain_min > explain {
             let why = format!("is {}, expected 1 to {explain}, the fragments to explain from", self.explain_min);
             return Err(ConfigError::value("explain_min", why));
+        }
+        if !(0.0..1.0).contains(&self.quiet_below) {
+            return Err(ConfigError::value("quiet_below", format!("is {}, expected 0 to below 1", self.quiet_below)));
         }
         Ok(())
     }
@@ -109,6 +128,8 @@ struct Feature {
     moments: Moments,
     /// To explain from and to score on; one for both where they are divided at the end.
     pools: Vec<Pool>,
+    /// Fragments of the side to score on, however active the feature is there: which of them are quiet shows at the end.
+    sample: Sample,
 }
 
 impl Gatherer {
@@ -125,7 +146,12 @@ impl Gatherer {
             }
             SplitRule::Interleaved { top, random, .. } => vec![Pool::new(top, random)],
         };
-        let feature = |&number| Feature { number, moments: Moments::default(), pools: pools.clone() };
+        // For a feature that is active on nine fragments of ten, a tenth of the sample is quiet.
+        let sample = Sample::new(QUIET_SAMPLE * config.quiet);
+        let feature = |&number| {
+            let (pools, sample) = (pools.clone(), sample.clone());
+            Feature { number, moments: Moments::default(), pools, sample }
+        };
         Self { config: *config, features: numbers.iter().map(feature).collect() }
     }
 
@@ -177,8 +203,11 @@ impl Feature {
         let activations: Vec<f32> = values.iter().map(|value| value.max(0.0)).collect();
         self.moments.add(&activations);
         let max = activations.iter().copied().fold(0.0, f32::max);
+        let lot = lot(seed, self.number as u64, fragment.into());
+        if pool + 1 == self.pools.len() {
+            self.sample.offer(lot, fragment, max);
+        }
         if max > 0.0 {
-            let lot = lot(seed, self.number as u64, fragment.into());
             self.pools[pool].offer(max, lot, fragment, &activations);
         }
     }
@@ -199,8 +228,15 @@ impl Feature {
             }
         };
         let (_, asked_top, asked_random) = config.asked();
+        let limit = config.quiet_below * self.moments.max;
+        let used = |fragment: u32| {
+            let (explain, top, random) = (&explain, &score_top, &score_random);
+            explain.iter().chain(top).chain(random).any(|example: &Example| example.fragment == fragment)
+        };
+        let quiet = self.sample.finish().filter(|quiet| quiet.max <= limit && !used(quiet.fragment));
+        let quiet: Vec<Quiet> = quiet.take(config.quiet).collect();
         let enough =
             explain.len() >= config.explain_min && (score_top.len(), score_random.len()) == (asked_top, asked_random);
-        FeatureExamples { feature: self.number, explain, score_top, score_random, moments: self.moments, enough }
+        FeatureExamples { feature: self.number, explain, score_top, score_random, quiet, moments: self.moments, enough }
     }
 }

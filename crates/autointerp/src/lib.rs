@@ -7,6 +7,7 @@ mod examples;
 mod explain;
 mod explanation;
 mod gather;
+mod llm;
 mod pattern;
 mod sample;
 mod score;
@@ -18,12 +19,16 @@ mod vocabulary;
 
 pub use classes::TokenClass;
 pub use error::ConfigError;
-pub use examples::{Example, FeatureExamples, Fragments, Moments};
+pub use examples::{Example, FeatureExamples, Fragments, Moments, Quiet};
 pub use explain::{PatternConfig, PatternExplainer};
 pub use explanation::{PatternExplanation, PatternSimulator, Rule};
 pub use gather::{GatherConfig, Gatherer, SplitRule};
+pub use llm::{
+    Evidence, Exchange, ExplainerKind, Interpreter, LlmConfig, Prompts, ScorerKind, Template, TemplateError, Unscored,
+    Verdict, Written,
+};
 pub use pattern::{Pattern, WINDOWS};
 pub use score::{Budget, CorrelationScorer, CurvePoint, Score, score_curve};
 pub use seam::{ExampleRef, Explainer, Scorer, Simulator};
-pub use statistics::{Summary, correlation, derangement, mean};
+pub use statistics::{Summary, auc, bootstrap, bootstrap_mean, correlation, derangement, mean, rank_correlation};
 pub use vocabulary::{Vocabulary, WordPiece};

@@ -1,7 +1,7 @@
 use std::cmp::{Ordering, Reverse};
 use std::collections::{BinaryHeap, HashSet};
 
-use crate::Example;
+use crate::{Example, Quiet};
 
 /// An example and what it is ranked by. Of equal keys, the earlier fragment ranks higher.
 #[derive(Debug, Clone)]
@@ -96,6 +96,36 @@ impl Pool {
         random.retain(|example| !taken.contains(&example.fragment));
         random.truncate(self.n_random);
         (top, random)
+    }
+}
+
+/// A random sample of fragments with the feature's maximum on each: those with the largest lots.
+#[derive(Debug, Clone)]
+pub(crate) struct Sample {
+    capacity: usize,
+    /// Lot, fragment and the bits of the maximum.
+    heap: BinaryHeap<Reverse<(u64, u32, u32)>>,
+}
+
+impl Sample {
+    pub(crate) fn new(capacity: usize) -> Self {
+        Self { capacity, heap: BinaryHeap::new() }
+    }
+
+    pub(crate) fn offer(&mut self, lot: u64, fragment: u32, max: f32) {
+        if self.capacity == 0 {
+            return;
+        }
+        self.heap.push(Reverse((lot, fragment, max.to_bits())));
+        if self.heap.len() > self.capacity {
+            self.heap.pop();
+        }
+    }
+
+    /// By falling lot.
+    pub(crate) fn finish(self) -> impl Iterator<Item = Quiet> {
+        let of = |Reverse((_, fragment, bits)): Reverse<(u64, u32, u32)>| Quiet { fragment, max: f32::from_bits(bits) };
+        self.heap.into_sorted_vec().into_iter().map(of)
     }
 }
 

@@ -47,6 +47,60 @@ pub fn correlation(x: &[f64], y: &[f64]) -> Option<Summary> {
     Some(Summary { value: r, interval, n })
 }
 
+/// The 95 % interval of a statistic by the percentile bootstrap (Efron 1979): `statistic` gets the numbers of `n` items drawn with replacement, from the
+/// seed. Draws for which it is not defined are left out; `None` without items or if it never is.
+pub fn bootstrap(
+    n: usize,
+    resamples: usize,
+    seed: u64,
+    mut statistic: impl FnMut(&[usize]) -> Option<f64>,
+) -> Option<(f64, f64)> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let mut drawn = vec![0; n];
+    let mut values: Vec<f64> = (0..if n == 0 { 0 } else { resamples })
+        .filter_map(|_| {
+            drawn.iter_mut().for_each(|item| *item = rng.random_range(0..n));
+            statistic(&drawn)
+        })
+        .collect();
+    values.sort_by(f64::total_cmp);
+    let last = values.len().checked_sub(1)?;
+    let at = |share: f64| values[(share * last as f64).round() as usize];
+    Some((at(TAIL), at(1.0 - TAIL)))
+}
+
+/// The mean of values with a bootstrap interval, which unlike that of [`mean`] assumes no distribution; `None` without values.
+pub fn bootstrap_mean(values: &[f64], resamples: usize, seed: u64) -> Option<Summary> {
+    let of = |drawn: &[usize]| average(&drawn.iter().map(|i| values[*i]).collect::<Vec<_>>());
+    Some(Summary { value: average(values)?, interval: bootstrap(values.len(), resamples, seed, of), n: values.len() })
+}
+
+/// Spearman's rank correlation of paired values, ties sharing their mean rank, with the interval of [`correlation`]; `None` as there.
+///
+/// # Panics
+/// As [`correlation`].
+pub fn rank_correlation(x: &[f64], y: &[f64]) -> Option<Summary> {
+    correlation(&ranks(x), &ranks(y))
+}
+
+/// The area under the ROC curve: how often a value of the first kind is above one of the second, ties counting half. `None` if there are none of one kind.
+pub fn auc(above: &[f64], below: &[f64]) -> Option<f64> {
+    let points = |a: f64, b: f64| if a > b { 1.0 } else { 0.5 * f64::from(a == b) };
+    let sum: f64 = above.iter().flat_map(|a| below.iter().map(move |b| points(*a, *b))).sum();
+    (!above.is_empty() && !below.is_empty()).then(|| sum / (above.len() * below.len()) as f64)
+}
+
+fn ranks(values: &[f64]) -> Vec<f64> {
+    let mut order: Vec<usize> = (0..values.len()).collect();
+    order.sort_by(|a, b| values[*a].total_cmp(&values[*b]));
+    let mut ranks = vec![0.0; values.len()];
+    for tied in order.chunk_by(|a, b| values[*a] == values[*b]) {
+        let below = values.iter().filter(|value| **value < values[tied[0]]).count();
+        tied.iter().for_each(|i| ranks[*i] = below as f64 + (tied.len() - 1) as f64 / 2.0);
+    }
+    ranks
+}
+
 /// For each of `n` features another one, whose explanation it is scored with as a control: a permutation that moves all, drawn from the
 /// seed among those of one cycle (Sattolo 1986). `None` for a single feature, which has no other.
 pub fn derangement(n: usize, seed: u64) -> Option<Vec<usize>> {
@@ -105,6 +159,20 @@ mod tests {
         assert!((low + 0.279_640_0).abs() < 1e-6 && (high - 0.986_196_2).abs() < 1e-6, "{low} {high}");
         assert_eq!(correlation(&[1.0, 1.0], &[1.0, 2.0]), None);
         assert_eq!(correlation(&[], &[]), None);
+    }
+
+    #[test]
+    fn ranks_areas_and_resamples() {
+        assert_eq!(ranks(&[3.0, 1.0, 3.0, 2.0]), [2.5, 0.0, 2.5, 1.0]);
+        assert!((rank_correlation(&[1.0, 2.0, 3.0, 4.0], &[1.0, 8.0, 27.0, 64.0]).unwrap().value - 1.0).abs() < 1e-12);
+        assert_eq!(auc(&[2.0, 3.0], &[1.0, 2.0]), Some(0.875));
+        assert_eq!((auc(&[1.0], &[1.0]), auc(&[], &[1.0])), (Some(0.5), None));
+        // The mean of 400 values of standard deviation 0.5: half-width 1.96 * 0.5 / 20.
+        let values: Vec<f64> = (0..400).map(|i| f64::from(i % 2)).collect();
+        let (low, high) = bootstrap_mean(&values, 4000, 1).unwrap().interval.unwrap();
+        assert!((low - 0.451).abs() < 0.006 && (high - 0.549).abs() < 0.006, "{low} {high}");
+        assert_eq!(bootstrap_mean(&[], 10, 1), None);
+        assert_eq!(bootstrap(3, 10, 1, |_| None), None);
     }
 
     #[test]

@@ -209,11 +209,12 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
     #[test]
-    fn gathering_forgets_batches_and_threads(seed: u64, n in 1usize..80, batch in 1usize..40, paper: bool) {
+    fn gathering_forgets_batches_and_threads(seed: u64, n in 1usize..80, batch in 1usize..40, paper: bool, slack: bool) {
+        let quiet_below = if slack { 0.4 } else { 0.0 };
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let x = Array3::from_shape_simple_fn((n, 3, 20), || (rng.random::<f32>() - 0.7).max(-0.1));
         let split = SplitRule::Documents { explain_top: 5, explain_random: 5, score_top: 2, score_random: 2 };
-        let config = if paper { GatherConfig::paper(seed) } else { GatherConfig { split, explain_min: 5, seed } };
+        let config = if paper { GatherConfig { quiet: 4, quiet_below, ..GatherConfig::paper(seed) } } else { GatherConfig { split, explain_min: 5, quiet: 4, quiet_below, seed } };
         let features = gather_in(&config, x.view(), n, 1);
         prop_assert_eq!(&features, &gather_in(&config, x.view(), batch, 3));
         for feature in &features {
@@ -225,7 +226,16 @@ proptest! {
                 prop_assert!(truth.iter().any(|value| *value > 0.0));
             }
             let side = |examples: &[&Example]| -> HashSet<u32> { examples.iter().map(|e| e.fragment / 2).collect() };
+            let used: HashSet<u32> = feature.explain.iter().chain(scored.iter().copied()).map(|e| e.fragment).collect();
+            for quiet in &feature.quiet {
+                // What is called quiet is, by the activations themselves.
+                let max = column.row(quiet.fragment as usize).iter().fold(0.0_f32, |max, x| max.max(*x));
+                prop_assert_eq!(max, quiet.max);
+                prop_assert!(max <= quiet_below * feature.moments.max && !used.contains(&quiet.fragment));
+            }
             if !paper {
+                let quiet: HashSet<u32> = feature.quiet.iter().map(|quiet| quiet.fragment / 2).collect();
+                prop_assert!(quiet.is_disjoint(&side(&feature.explain.iter().collect::<Vec<_>>())));
                 prop_assert!(side(&feature.explain.iter().collect::<Vec<_>>()).is_disjoint(&side(&scored)));
             }
         }

@@ -12,6 +12,18 @@ pub enum Role {
     Assistant,
 }
 
+impl Role {
+    /// The protocol's word for it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::System => "system",
+            Self::User => "user",
+            Self::Assistant => "assistant",
+        }
+    }
+}
+
 /// One turn of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -48,6 +60,8 @@ pub struct Request {
 pub struct PromptRequest {
     /// The text; no template of a chat is put around it.
     pub text: String,
+    /// Scores are wanted of the tokens that end after this byte; an endpoint may leave those before without.
+    pub from: usize,
     /// Candidates whose log-probability is wanted at each token, the likeliest first. A server may give fewer.
     pub top: u8,
     /// As [`Request::source`].

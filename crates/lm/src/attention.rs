@@ -44,6 +44,14 @@ impl Heads {
         });
     }
 
+    /// As [`Self::attend`] for the last positions of one context, as many as `z` has rows: `qkv` holds all positions, those before them included.
+    pub(crate) fn attend_last(&self, qkv: &[f32], z: &mut Rows) {
+        let z_width = z.width;
+        let before = qkv.len() / self.width() - z.data.len() / z_width;
+        let tiles = z.data.par_chunks_mut(TILE * z_width).enumerate();
+        tiles.for_each(|(tile, z)| self.attend_tile(qkv, z, before + tile * TILE));
+    }
+
     /// All heads of the queries from `first` on, as many as `z` has rows.
     fn attend_tile(&self, qkv: &[f32], z: &mut [f32], first: usize) {
         let Self { n_heads, n_kv_heads, head_dim } = *self;
@@ -134,6 +142,14 @@ mod tests {
             qkv.data.iter_mut().enumerate().for_each(|(i, x)| *x = (((i * 7919) % 1009) as f32 / 504.0 - 1.0) * size);
             let mut z = Rows::new(positions, heads.n_heads * heads.head_dim);
             heads.attend(&qkv, &mut z, positions);
+            let whole = z.data.clone();
+            for before in [positions / 2, positions - 1] {
+                let mut last = Rows::new(positions - before, z.width);
+                heads.attend_last(&qkv.data, &mut last);
+                for (got, want) in last.data.iter().zip(&whole[before * z.width..]) {
+                    prop_assert!((got - want).abs() < size * (1e-5 + 1e-6 * size * size), "{got} {want}");
+                }
+            }
             for (got, want) in z.data.iter().zip(reference(&heads, &qkv.data, positions)) {
                 // Scores of the order size^2 carry an f32 rounding of that size into the exponent.
                 prop_assert!((f64::from(*got) - want).abs() < f64::from(size) * (1e-5 + 1e-6 * f64::from(size * size)), "{got} {want}");

@@ -30,6 +30,8 @@
 //! # }
 //! ```
 //!
+//! A [`Session`] reads a text piece by piece and computes nothing twice: for continuations, and for many texts with one beginning.
+//!
 //! # What the numbers are
 //!
 //! - Hidden states and logits agree with transformers to 1e-4 on the checkpoints in `data/golden`.
@@ -52,6 +54,7 @@ mod pass;
 mod product;
 mod random;
 mod rope;
+mod session;
 mod tokenizer;
 mod weights;
 
@@ -59,4 +62,5 @@ pub use config::{Activation, Config, Family, Rope, RopeScaling};
 pub use error::LmError;
 pub use model::{LanguageModel, LoadOptions};
 pub use monosem_bf16::Precision;
+pub use session::Session;
 pub use tokenizer::Tokenizer;

@@ -227,7 +227,8 @@ impl LanguageModel {
         self.centred = true;
     }
 
-    fn embed(&self, tokens: ArrayView2<'_, u32>) -> Rows {
+    /// The embeddings of tokens whose rows begin at position `first`.
+    pub(crate) fn embed(&self, tokens: ArrayView2<'_, u32>, first: usize) -> Rows {
         let d_model = self.config.d_model;
         let mut rows = Rows::new(tokens.len(), d_model);
         for (((_, position), &token), row) in tokens.indexed_iter().zip(rows.data.chunks_exact_mut(d_model)) {
@@ -239,10 +240,31 @@ impl LanguageModel {
             );
             row.copy_from_slice(&self.embed[token * d_model..][..d_model]);
             if let Some(positions) = &self.positions {
-                row.iter_mut().zip(&positions[position * d_model..]).for_each(|(x, p)| *x += p);
+                row.iter_mut().zip(&positions[(first + position) * d_model..]).for_each(|(x, p)| *x += p);
             }
         }
         rows
+    }
+
+    /// Blocks from `layer` on, then the final normalisation.
+    pub(crate) fn states(&self, layer: usize, x: &mut Rows, pass: &mut Pass<'_>) -> ControlFlow<(), Rows> {
+        let rows = x.data.len() / x.width;
+        let mut buffers = Buffers::new(&self.config, rows, matches!(self.blocks, Blocks::Llama(_)));
+        for layer in layer..self.config.n_layers {
+            self.blocks.get(layer).run(layer, x, &mut buffers, pass)?;
+        }
+        norm_rows(x, &self.final_norm, &mut buffers.normed, pass.shape.plan);
+        ControlFlow::Continue(buffers.normed)
+    }
+
+    /// Logits `[rows, d_vocab]` of normalised states `[rows, d_model]`.
+    pub(crate) fn unembed(&self, states: &[f32]) -> Vec<f32> {
+        let Config { d_vocab, d_model, .. } = self.config;
+        let rows = states.len() / d_model;
+        let unembed = Matrix::new(self.unembed.as_ref().unwrap_or(&self.embed), d_vocab, d_model).transposed();
+        let mut logits = vec![0.0; rows * d_vocab];
+        product(&mut logits, Matrix::new(states, rows, d_model), unembed, Into::Replace, rayon::current_num_threads());
+        logits
     }
 
     /// Blocks from `layer` on, then the final normalisation and the unembedding.
@@ -259,16 +281,9 @@ impl LanguageModel {
         if rows == 0 {
             return ControlFlow::Continue(Array3::zeros((batch, positions, c.d_vocab)));
         }
-        let mut pass = Pass { shape: Shape::new(c, batch, positions), hook };
-        let mut buffers = Buffers::new(c, rows, matches!(self.blocks, Blocks::Llama(_)));
-        for layer in layer..c.n_layers {
-            self.blocks.get(layer).run(layer, &mut x, &mut buffers, &mut pass)?;
-        }
-        norm_rows(&x, &self.final_norm, &mut buffers.normed, pass.shape.plan);
-        let unembed = Matrix::new(self.unembed.as_ref().unwrap_or(&self.embed), c.d_vocab, c.d_model).transposed();
-        let mut logits = vec![0.0; rows * c.d_vocab];
-        let normed = Matrix::new(&buffers.normed.data, rows, c.d_model);
-        product(&mut logits, normed, unembed, Into::Replace, rayon::current_num_threads());
+        let mut pass = Pass { shape: Shape::new(c, batch, positions, 0), hook, past: None };
+        let normed = self.states(layer, &mut x, &mut pass)?;
+        let logits = self.unembed(&normed.data);
         let logits = Array3::from_shape_vec((batch, positions, c.d_vocab), logits);
         ControlFlow::Continue(logits.expect("there is a logit for every token and every entry of the vocabulary"))
     }
@@ -302,7 +317,7 @@ impl HookedModel for LanguageModel {
         let (_, positions) = tokens.dim();
         let most = self.config.max_context;
         assert!(positions <= most, "{positions} positions do not fit in a context of {most}");
-        self.run(0, self.embed(tokens), tokens.dim(), hook)
+        self.run(0, self.embed(tokens, 0), tokens.dim(), hook)
     }
 
     fn forward_from(&self, layer: usize, resid: Array3<f32>, hook: &mut Hook<'_>) -> ControlFlow<(), Array3<f32>> {

@@ -80,15 +80,17 @@ impl Plan {
 pub(crate) struct Shape {
     pub(crate) batch: usize,
     pub(crate) positions: usize,
+    /// Position of the first token; above 0 where a text is read on.
+    first: usize,
     pub(crate) plan: Plan,
     pub(crate) heads: Heads,
     rotation: Option<Rotation>,
 }
 
 impl Shape {
-    pub(crate) fn new(config: &Config, batch: usize, positions: usize) -> Self {
-        let rotation = config.rope.as_ref().map(|rope| Rotation::new(rope, positions));
-        Self { batch, positions, plan: Plan::new(batch * positions), heads: Heads::new(config), rotation }
+    pub(crate) fn new(config: &Config, batch: usize, positions: usize, first: usize) -> Self {
+        let rotation = config.rope.as_ref().map(|rope| Rotation::new(rope, first + positions));
+        Self { batch, positions, first, plan: Plan::new(batch * positions), heads: Heads::new(config), rotation }
     }
 
     /// Turns queries and keys in a tile of query, key and value rows that begins with row `first` of the pass.
@@ -96,7 +98,7 @@ impl Shape {
         let Some(rotation) = &self.rotation else { return };
         let turning = (self.heads.n_heads + self.heads.n_kv_heads) * self.heads.head_dim;
         for (i, row) in qkv.chunks_exact_mut(self.heads.width()).enumerate() {
-            let position = (first + i) % self.positions;
+            let position = self.first + (first + i) % self.positions;
             row[..turning].chunks_exact_mut(self.heads.head_dim).for_each(|head| rotation.turn(head, position));
         }
     }
@@ -106,9 +108,22 @@ impl Shape {
 pub(crate) struct Pass<'a> {
     pub(crate) shape: Shape,
     pub(crate) hook: &'a mut Hook<'a>,
+    /// Where a text is read on: queries, keys and values of all its positions so far, by block.
+    pub(crate) past: Option<&'a mut [Vec<f32>]>,
 }
 
 impl Pass<'_> {
+    /// Mixes the values of every head, over the positions of the pass and those read before.
+    pub(crate) fn attend(&mut self, layer: usize, qkv: &Rows, z: &mut Rows) {
+        match &mut self.past {
+            None => self.shape.heads.attend(qkv, z, self.shape.positions),
+            Some(past) => {
+                past[layer].extend_from_slice(&qkv.data);
+                self.shape.heads.attend_last(&past[layer], z);
+            }
+        }
+    }
+
     /// Shows the activations at a hook point to the hook, which may change them.
     pub(crate) fn visit(&mut self, layer: usize, site: Site, rows: &mut Rows) -> ControlFlow<()> {
         let shape = (self.shape.batch, self.shape.positions, rows.width);

@@ -343,3 +343,27 @@ fn an_empty_batch_gives_no_logits() {
     assert_eq!(logits(&model, &Array2::zeros((0, 5))).dim(), (0, 5, 97));
     assert_eq!(logits(&model, &Array2::zeros((2, 0))).dim(), (2, 0, 97));
 }
+
+#[test]
+fn a_text_read_in_pieces_gives_the_same_logits() {
+    for name in NAMES {
+        let (model, tokens) = (load(name), Golden::read(name).tokens());
+        let whole = logits(&model, &tokens);
+        let row = tokens.row(0).to_vec();
+        let n = row.len();
+        for cut in [0, 1, n / 2, n - 1] {
+            let mut session = model.session();
+            let first = session.read(&row[..cut]);
+            // Another way on, which is taken back.
+            session.read(&row[..n - cut]);
+            session.truncate(cut);
+            assert_eq!(session.tokens(), &row[..cut]);
+            let mut branch = session.clone();
+            let rest = branch.read(&row[cut..]);
+            let states = ndarray::concatenate![Axis(0), first, rest];
+            let found = branch.logits(states.view()).insert_axis(Axis(0));
+            let apart = distance(found.view(), whole.slice(ndarray::s![..1, .., ..]));
+            assert!(apart < 1e-4, "{name} cut at {cut}: {apart}");
+        }
+    }
+}

@@ -75,12 +75,20 @@ fn texts_survive_the_way_to_ids_and_back() {
     ] {
         let ids = tokenizer.encode(text).unwrap();
         assert_eq!(tokenizer.decode(&ids).unwrap(), text);
+        let pieces = tokenizer.pieces(text).unwrap();
+        assert_eq!(pieces.iter().map(|(id, _)| *id).collect::<Vec<_>>(), ids);
+        assert_eq!(pieces.iter().map(|(_, part)| *part).collect::<String>(), text);
+        // Whatever is a character by itself has its own part.
+        for (id, part) in &pieces {
+            assert!(tokenizer.token(*id).unwrap() == *part || !part.is_ascii() || part.is_empty(), "{part:?}");
+        }
     }
     assert_eq!(tokenizer.token(5099).unwrap(), " Mary");
     assert_eq!(tokenizer.token(0).unwrap(), "<|endoftext|>");
     assert_eq!(tokenizer.token(49152), None);
     assert_eq!(tokenizer.encode("2024").unwrap().len(), 4, "every digit alone");
     assert_eq!(tokenizer.encode("<|im_end|>").unwrap(), [2]);
+    assert!(tokenizer.chat_template().unwrap().contains("<|im_start|>") && !tokenizer.begins_with_bos());
     assert!(tokenizer.decode(&[49152]).unwrap_err().to_string().contains("no token 49152"));
 }
 

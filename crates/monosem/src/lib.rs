@@ -12,6 +12,7 @@ pub mod exit;
 mod fetch;
 mod interpretation;
 mod interrupt;
+mod local;
 mod metrics;
 pub mod model;
 pub mod nodes;

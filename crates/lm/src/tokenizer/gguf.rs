@@ -67,7 +67,16 @@ pub(super) fn read(file: &Gguf) -> Result<Parts, LmError> {
         let id = u32::try_from(id).ok().filter(|&id| id < count);
         id.map(Some).ok_or_else(|| LmError::config(path, &key, format!("is not below the number of tokens {count}")))
     };
-    Ok(Parts { bos: special("bos")?, eos: special("eos")?, hash: hash(model, pre, &tokens, &types, file)?, inner })
+    let chat_template = file.text("tokenizer.chat_template")?.map(str::to_owned);
+    let begins_with_bos = file.flag("tokenizer.ggml.add_bos_token")?.unwrap_or(false);
+    Ok(Parts {
+        begins_with_bos,
+        chat_template,
+        bos: special("bos")?,
+        eos: special("eos")?,
+        hash: hash(model, pre, &tokens, &types, file)?,
+        inner,
+    })
 }
 
 /// Splits a text as the model's training did; the names are llama.cpp's (`llama-vocab.cpp`).

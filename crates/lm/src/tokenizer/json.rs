@@ -12,7 +12,32 @@ pub(super) fn read(path: &Path) -> Result<Parts, LmError> {
     let inner = tokenizers::Tokenizer::from_bytes(&bytes)
         .map_err(|e| LmError::malformed(path, format!("not a tokenizer: {e}")))?;
     let special = |name: &str| special_token(path, &inner, name);
-    Ok(Parts { bos: special("bos")?, eos: special("eos")?, hash: blake3::hash(&bytes).to_hex().to_string(), inner })
+    let chat_template = chat_template(path)?;
+    let hash = blake3::hash(&bytes).to_hex().to_string();
+    let bos = special("bos")?;
+    // What the post-processor adds to a text of nothing.
+    let added = inner.encode("", true).map_err(|e| LmError::malformed(path, e.to_string()))?;
+    let begins_with_bos = bos.is_some() && added.get_ids().first().copied() == bos;
+    Ok(Parts { chat_template, begins_with_bos, bos, eos: special("eos")?, hash, inner })
+}
+
+/// The template of a conversation: a file of its own in newer folders, else a key of `tokenizer_config.json`, where there may be several by name.
+fn chat_template(path: &Path) -> Result<Option<String>, LmError> {
+    let folder = path.parent().unwrap_or(Path::new(""));
+    match std::fs::read_to_string(folder.join("chat_template.jinja")) {
+        Ok(template) => return Ok(Some(template)),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+        Err(e) => return Err(LmError::io(&folder.join("chat_template.jinja"), e)),
+    }
+    let config = object(&folder.join("tokenizer_config.json"))?;
+    Ok(match &config["chat_template"] {
+        Value::String(template) => Some(template.clone()),
+        Value::Array(several) => {
+            let default = several.iter().find(|template| template["name"] == "default");
+            default.and_then(|template| template["template"].as_str()).map(str::to_owned)
+        }
+        _ => None,
+    })
 }
 
 /// The id of the `bos` or `eos` token: by its text from `tokenizer_config.json`, else by its number from `config.json`.

@@ -15,6 +15,8 @@ struct Parts {
     bos: Option<u32>,
     eos: Option<u32>,
     hash: String,
+    chat_template: Option<String>,
+    begins_with_bos: bool,
 }
 
 /// A model's tokenizer.
@@ -23,6 +25,8 @@ pub struct Tokenizer {
     bos: Option<u32>,
     eos: Option<u32>,
     hash: String,
+    chat_template: Option<String>,
+    begins_with_bos: bool,
     /// The byte behind each character of a byte-level vocabulary; `None` where the vocabulary is plain text.
     bytes: Option<HashMap<char, u8>>,
 }
@@ -33,7 +37,7 @@ impl Tokenizer {
     /// # Errors
     /// If a file is absent or corrupt, or a GGUF tokenizer is of a kind that is not supported.
     pub fn load(path: &Path) -> Result<Self, LmError> {
-        let Parts { inner, bos, eos, hash } = if path.is_dir() {
+        let Parts { inner, bos, eos, hash, chat_template, begins_with_bos } = if path.is_dir() {
             json::read(&path.join("tokenizer.json"))?
         } else if path.extension().is_some_and(|e| e == "json") {
             json::read(path)?
@@ -43,7 +47,7 @@ impl Tokenizer {
         // The decoder says what the vocabulary's characters mean; it may be wrapped in a sequence.
         let decoder = inner.get_decoder().and_then(|d| serde_json::to_string(d).ok()).unwrap_or_default();
         let bytes = decoder.contains("\"ByteLevel\"").then(byte_of_character);
-        Ok(Self { inner, bos, eos, hash, bytes })
+        Ok(Self { inner, bos, eos, hash, chat_template, begins_with_bos, bytes })
     }
 
     /// The ids of a text. Nothing is put before or after it: see [`Self::bos`] and [`Self::eos`].
@@ -86,6 +90,39 @@ impl Tokenizer {
         Some(byte.map_or_else(|| token.replace('\u{2581}', " "), |b| String::from_utf8_lossy(&[b]).into_owned()))
     }
 
+    /// The ids of a text with the part of the text that each stands for: the parts together are the text. Where a character takes several tokens, the last
+    /// of them has it and the others have an empty part.
+    ///
+    /// # Errors
+    /// As [`Self::encode`].
+    pub fn pieces<'t>(&self, text: &'t str) -> Result<Vec<(u32, &'t str)>, LmError> {
+        let encoding = self.inner.encode(text, false);
+        let encoding = encoding.map_err(|e| LmError::Tokenize { what: "encode the text", problem: e.to_string() })?;
+        let offsets = encoding.get_offsets();
+        let mut start = 0;
+        let piece = |(i, id): (usize, &u32)| {
+            // A piece ends where the next one begins, so that nothing between them is lost; tokens of one character share its offsets.
+            let end = offsets.get(i + 1).map_or(text.len(), |next| next.0.max(start));
+            let end = (end..=text.len()).find(|end| text.is_char_boundary(*end)).unwrap_or(text.len());
+            let part = &text[start..end];
+            start = end;
+            (*id, part)
+        };
+        Ok(encoding.get_ids().iter().enumerate().map(piece).collect())
+    }
+
+    /// How a conversation is written out for this model: a Jinja template, where the files have one.
+    #[must_use]
+    pub fn chat_template(&self) -> Option<&str> {
+        self.chat_template.as_deref()
+    }
+
+    /// The id of a token given as it stands in the vocabulary (special tokens above all: `<|im_end|>`).
+    #[must_use]
+    pub fn id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
     /// Number of tokens, added ones included.
     #[must_use]
     pub fn vocab_size(&self) -> usize {
@@ -102,6 +139,12 @@ impl Tokenizer {
     #[must_use]
     pub fn bos(&self) -> Option<u32> {
         self.bos
+    }
+
+    /// Whether the model was trained to read [`Self::bos`] before every text.
+    #[must_use]
+    pub fn begins_with_bos(&self) -> bool {
+        self.begins_with_bos
     }
 
     /// BLAKE3 in hexadecimal of `tokenizer.json`, or of the tokenizer's entries in a GGUF file.

@@ -249,6 +249,15 @@ impl Gguf {
         }
     }
 
+    /// Yes or no, or `None` if there is no such key.
+    pub(crate) fn flag(&self, key: &str) -> Result<Option<bool>, LmError> {
+        match self.header.metadata.get(key) {
+            None => Ok(None),
+            Some(Value::Bool(flag)) => Ok(Some(*flag)),
+            Some(_) => Err(LmError::config(&self.path, key, "must be true or false")),
+        }
+    }
+
     /// An array of texts, or `None` if there is no such key.
     pub(crate) fn texts(&self, key: &str) -> Result<Option<Vec<&str>>, LmError> {
         match self.header.metadata.get(key) {

@@ -62,7 +62,7 @@ impl Interp {
     /// What the gatherer is asked for.
     #[must_use]
     pub fn gather(&self) -> GatherConfig {
-        GatherConfig { split: self.split, explain_min: self.explain_min, seed: self.seed }
+        GatherConfig { split: self.split, explain_min: self.explain_min, quiet: 0, quiet_below: 0.0, seed: self.seed }
     }
 
     pub(super) fn validate(&self, context: usize, cases: &[(f64, f32)]) -> Result<()> {
