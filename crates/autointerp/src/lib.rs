@@ -9,6 +9,7 @@ mod explanation;
 mod gather;
 mod llm;
 mod pattern;
+mod records;
 mod sample;
 mod score;
 mod seam;
@@ -28,6 +29,9 @@ pub use llm::{
     Verdict, Written,
 };
 pub use pattern::{Pattern, WINDOWS};
+pub use records::{
+    FeatureRecord, Purpose, RecordError, ShownExample, read_explanations, read_records, shown_examples, write_records,
+};
 pub use score::{Budget, CorrelationScorer, CurvePoint, Score, score_curve};
 pub use seam::{ExampleRef, Explainer, Scorer, Simulator};
 pub use statistics::{Summary, auc, bootstrap, bootstrap_mean, correlation, derangement, mean, rank_correlation};

@@ -80,6 +80,9 @@ impl<'m> Session<'m> {
         let config = self.model.config();
         let (rows, width) = states.dim();
         assert_eq!(width, config.d_model, "states {:?} are not d_model {} wide", states.dim(), config.d_model);
+        if rows == 0 {
+            return Array2::zeros((0, config.d_vocab));
+        }
         let logits = self.model.unembed(states.as_standard_layout().as_slice().expect("standard layout"));
         Array2::from_shape_vec((rows, config.d_vocab), logits).expect("a logit for every entry of the vocabulary")
     }

@@ -10,7 +10,7 @@ use monosem_llm::{
     Endpoint, Finish, LlmError, Message, PromptRequest, Reply, ReplyToken, Request, ScoredPrompt, ScoredToken, Usage,
 };
 use monosem_lm::{LanguageModel, Session, Tokenizer};
-use ndarray::{Array2, ArrayView1, s};
+use ndarray::{Array2, ArrayView1, Axis, concatenate, s};
 use rand::SeedableRng as _;
 use rand::distr::Distribution as _;
 use rand::distr::weighted::WeightedIndex;
@@ -21,6 +21,10 @@ use crate::interrupt;
 
 /// Beginnings of prompts that are kept with their keys and values: prompts of one kind differ at the end only.
 const KEPT: usize = 3;
+
+/// Prompts are read in pieces of so many tokens: the last bits of a state depend on what it is computed together with, and a reply must not depend on what was
+/// asked before.
+const PIECE: usize = 128;
 
 /// Tokens that end an answer in one of the common forms of conversations.
 const ENDS: [&str; 6] = ["<|im_end|>", "<|eot_id|>", "<|end|>", "<|endoftext|>", "<end_of_turn>", "</s>"];
@@ -35,6 +39,8 @@ pub(crate) struct LocalModel<'m> {
     tokenizer: &'m Tokenizer,
     template: Environment<'m>,
     ends: Vec<u32>,
+    /// [`PIECE`], but in tests.
+    piece: usize,
     /// What was read last. One request at a time reads: a pass uses all cores.
     sessions: Mutex<Vec<Session<'m>>>,
 }
@@ -53,7 +59,7 @@ impl<'m> LocalModel<'m> {
         let source = tokenizer.chat_template().unwrap_or(CHATML);
         template.add_template("chat", source).with_context(|| format!("the chat template of {name}"))?;
         let ends = ENDS.iter().filter_map(|end| tokenizer.id(end)).chain(tokenizer.eos()).collect();
-        Ok(Self { name, model, tokenizer, template, ends, sessions: Mutex::default() })
+        Ok(Self { name, model, tokenizer, template, ends, piece: PIECE, sessions: Mutex::default() })
     }
 
     fn refused(&self, message: String) -> LlmError {
@@ -65,11 +71,11 @@ impl<'m> LocalModel<'m> {
         self.sessions.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// A session that has read as much of the beginning of `tokens` as any did, at most `most` of them.
+    /// A session that has read as many whole pieces of the beginning of `tokens` as any did, at most `most` tokens.
     fn session(&self, sessions: &mut Vec<Session<'m>>, tokens: &[u32], most: usize) -> Session<'m> {
         let common = |session: &Session<'_>| session.tokens().iter().zip(tokens).take_while(|(a, b)| a == b).count();
         let best = (0..sessions.len()).max_by_key(|i| common(&sessions[*i]));
-        match best.map(|i| (i, common(&sessions[i]).min(most))) {
+        match best.map(|i| (i, common(&sessions[i]).min(most) / self.piece * self.piece)) {
             Some((i, shared)) if shared > 0 => {
                 let mut session = sessions.remove(i);
                 session.truncate(shared);
@@ -109,6 +115,14 @@ impl<'m> LocalModel<'m> {
         candidates.into_iter().map(|(token, logprob)| (self.text(token), logprob)).collect()
     }
 
+    /// Reads the rest of `tokens`, whose beginning the session has read; the states behind it.
+    fn read_on(&self, session: &mut Session<'_>, tokens: &[u32]) -> Array2<f32> {
+        let rest = &tokens[session.tokens().len()..];
+        let states: Vec<Array2<f32>> = rest.chunks(self.piece).map(|piece| session.read(piece)).collect();
+        let views: Vec<_> = states.iter().map(|states| states.view()).collect();
+        concatenate(Axis(0), &views).expect("states of one width")
+    }
+
     /// The conversation as the model was trained to read it.
     fn written(&self, request: &Request) -> Result<String, LlmError> {
         let special = |id: Option<u32>| id.and_then(|id| self.tokenizer.token(id)).unwrap_or_default();
@@ -134,7 +148,7 @@ impl Endpoint for LocalModel<'_> {
         self.check(prompt.len(), request.max_tokens as usize)?;
         let mut sessions = self.sessions();
         let mut session = self.session(&mut sessions, &prompt, prompt.len() - 1);
-        let mut states = session.read(&prompt[session.tokens().len()..]);
+        let mut states = self.read_on(&mut session, &prompt);
         let mut rng = ChaCha8Rng::seed_from_u64(request.seed);
         let (mut ids, mut tokens, mut finish) = (Vec::new(), Vec::new(), Finish::Length);
         while ids.len() < request.max_tokens as usize {
@@ -177,7 +191,7 @@ impl Endpoint for LocalModel<'_> {
         let mut sessions = self.sessions();
         let mut session = self.session(&mut sessions, &ids, first - 1);
         let read = session.tokens().len();
-        let states = session.read(&ids[read..]);
+        let states = self.read_on(&mut session, &ids);
         let wanted = states.slice(s![first - 1 - read..states.nrows() - 1, ..]);
         let logits: Array2<f32> = session.logits(wanted);
         keep(&mut sessions, session);
@@ -265,11 +279,15 @@ mod tests {
     #[test]
     fn prompts_are_scored_as_by_one_pass_whatever_was_read_before() {
         let (model, tokenizer) = toy();
-        let local = LocalModel::new("toy".into(), &model, &tokenizer).unwrap();
+        let new = || LocalModel { piece: 16, ..LocalModel::new("toy".into(), &model, &tokenizer).unwrap() };
+        let local = new();
         let texts = ["The cat saw the dog. Then the dog saw", "The cat saw the dog. Then she", "Then the dog", "The"];
+        let long = " The cat saw the dog. Then the dog saw the cat.".repeat(9);
+        let texts = texts.into_iter().chain([long.as_str(), &long[..long.len() - 30]]).collect::<Vec<_>>();
         for (text, from) in texts.iter().flat_map(|text| [(*text, 0), (*text, text.len() / 2), (*text, 0)]) {
             let request = PromptRequest { text: text.to_owned(), from, top: 3, source: String::new() };
             let scored = local.score_prompt(&request).unwrap();
+            assert_eq!(new().score_prompt(&request).unwrap(), scored);
             assert_eq!(scored.tokens.iter().map(|t| t.text.as_str()).collect::<String>(), text);
             let ids = tokenizer.encode(text).unwrap();
             let expected = by_one_pass(&model, &ids);
