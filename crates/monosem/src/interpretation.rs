@@ -224,20 +224,34 @@ impl Settings<'_> {
         let scored: Vec<(&FeatureExamples, &Scored)> =
             features.iter().filter_map(|f| f.scored.as_ref().map(|scored| (&f.examples, scored))).collect();
         let Some(order) = derangement(scored.len(), self.seed) else { return Vec::new() };
-        let scorer = CorrelationScorer { simulator: PatternSimulator { vocabulary: self.vocabulary } };
         let score = |((examples, _), other): (&(&FeatureExamples, &Scored), &usize)| {
-            let explanation = scored[*other].1.explanation.first(self.headline);
-            let (top, random) = (fragments.examples(&examples.score_top), fragments.examples(&examples.score_random));
-            let Ok(score) = scorer.score(&explanation, &top, &random);
-            score
+            self.score(fragments, examples, &scored[*other].1.explanation)
         };
         scored.par_iter().zip(&order).map(score).collect()
+    }
+
+    /// The score of an explanation, cut to the headline length, on the fragments of a feature.
+    pub(crate) fn score(
+        &self,
+        fragments: &Fragments,
+        examples: &FeatureExamples,
+        explanation: &PatternExplanation,
+    ) -> Score {
+        let scorer = CorrelationScorer { simulator: PatternSimulator { vocabulary: self.vocabulary } };
+        let (top, random) = (fragments.examples(&examples.score_top), fragments.examples(&examples.score_random));
+        let Ok(score) = scorer.score(&explanation.first(self.headline), &top, &random);
+        score
+    }
+
+    /// The explanation at the headline length, in words.
+    pub(crate) fn sentence(&self, feature: &Explained) -> Option<String> {
+        let scored = feature.scored.as_ref()?;
+        Some(scored.explanation.first(self.headline).sentence(self.vocabulary))
     }
 
     /// A feature to be looked at: what its explanation says at the headline length, and a few fragments.
     pub(crate) fn example(&self, label: &Label, fragments: &Fragments, feature: &Explained) -> FeatureExample {
         let moments = &feature.examples.moments;
-        let sentence = |scored: &Scored| scored.explanation.first(self.headline).sentence(self.vocabulary);
         let score = |scored: &Scored| Some(scored.at(Budget::Patterns(self.headline))?.combined);
         FeatureExample {
             experiment: label.experiment.into(),
@@ -245,7 +259,7 @@ impl Settings<'_> {
             hook: label.hook.clone(),
             setting: label.setting.clone(),
             feature: feature.examples.feature,
-            explanation: feature.scored.as_ref().map_or_else(String::new, sentence),
+            explanation: self.sentence(feature).unwrap_or_default(),
             score: feature.scored.as_ref().and_then(score),
             skew: moments.skew(),
             kurtosis: moments.kurtosis(),

@@ -127,7 +127,7 @@ impl Label {
         Self { experiment, method: method.into(), hook: hook.to_string(), setting: setting.into() }
     }
 
-    fn with_setting(&self, more: &str) -> Self {
+    pub(crate) fn with_setting(&self, more: &str) -> Self {
         let setting = if self.setting.is_empty() { more.to_owned() } else { format!("{},{more}", self.setting) };
         Self { setting, ..self.clone() }
     }
