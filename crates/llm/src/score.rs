@@ -231,16 +231,22 @@ fn walk(prompt: &str, tokens: &[RawToken]) -> Option<Vec<RawToken>> {
             break;
         }
         let whole = token.written.split(REPLACED).next().unwrap_or_default();
-        if in_pieces && !whole.is_empty() {
+        let mut text = String::new();
+        if !whole.is_empty() && (in_pieces || !rest.starts_with(whole)) {
             let Some(skipped) = pieces(rest, whole) else {
-                // Nothing of the prompt is left but the character: this token is a generated one.
-                break;
+                if in_pieces {
+                    // Nothing of the prompt is left but the character: this token is a generated one.
+                    break;
+                }
+                return None;
             };
-            laid.last_mut()?.text.push_str(&rest[..skipped]);
+            // Some servers leave no sign of a piece that shares a token with whole characters.
+            let owner = laid.last_mut().filter(|_| in_pieces).map_or(&mut text, |last| &mut last.text);
+            owner.push_str(&rest[..skipped]);
             rest = &rest[skipped..];
         }
         rest = rest.strip_prefix(whole)?;
-        let mut text = whole.to_owned();
+        text.push_str(whole);
         in_pieces = (in_pieces && whole.is_empty()) || token.written.is_empty() || token.written.contains(REPLACED);
         let tail = token.written.rsplit(REPLACED).next().unwrap_or_default();
         if token.written.contains(REPLACED) && !tail.is_empty() {

@@ -27,7 +27,8 @@ fn token_texts_make_up_the_prompt() {
     );
     assert_eq!(fitted("é", &["", "", " more"]), is(&["", "é"]));
     assert_eq!(fitted("xéy z", &["x", "\u{fffd}", "\u{fffd}y", " z"]), is(&["x", "", "éy", " z"]));
-    assert_eq!(fitted("aéb", &["a", "b"]), None, "nothing may be missing without a sign of it");
+    assert_eq!(fitted("a 😀! b", &["a", " ", "!", " b"]), is(&["a", " ", "😀!", " b"]), "a piece without a sign");
+    assert_eq!(fitted("a😀xb", &["a", "b"]), None, "only characters in pieces may be missing");
 }
 
 fn vllm(texts: &[&str]) -> String {
