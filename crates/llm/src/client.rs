@@ -143,9 +143,21 @@ impl Client {
                 let raw = score::read_prompt(body, request)?;
                 Ok((raw.usage, raw))
             };
-            self.send(&call, &self.key(kind, request), &read)
+            self.send(&call, &self.key(kind, request), &read).map_err(|error| self.or_unsupported(error))
         };
         self.answer(kind, request, ask)
+    }
+
+    /// A refusal of the parameters by which prompts are scored concerns all prompts.
+    fn or_unsupported(&self, error: LlmError) -> LlmError {
+        match error {
+            LlmError::Refused { status: 400 | 422 | 500.., message, .. }
+                if message.contains("echo") || message.contains("logprobs") =>
+            {
+                self.unsupported(&format!("it refuses to score a prompt: {message}"))
+            }
+            error => error,
+        }
     }
 
     fn unsupported(&self, why: &str) -> LlmError {
@@ -293,7 +305,12 @@ impl Client {
             None => self.http.clean(&said),
         };
         let is_busy = matches!(status, 408 | 409 | 425 | 429) || (*status >= 500 && !matches!(status, 501 | 505));
-        if !is_busy || (*status == 429 && wire::is_out_of_money(body)) {
+        let is_final = match *status {
+            429 => wire::is_out_of_money(body),
+            500.. => wire::is_never(&message),
+            _ => false,
+        };
+        if !is_busy || is_final {
             return Err(LlmError::Refused { server, status: *status, message });
         }
         let last = format!("status {status}: {message}");

@@ -1,12 +1,11 @@
 //! Prompts with the log-probabilities of their tokens: as servers give them, and put right.
 
-use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::wire::{TextLogprobs, Unusable, WireUsage, form, likeliest, most_candidates, read, usage};
+use crate::wire::{Candidates, TextLogprobs, Unusable, WireUsage, form, likeliest, most_candidates, read, usage};
 use crate::{Dialect, PromptRequest, ScoredPrompt, ScoredToken, Usage};
 
 /// Which place the log-probabilities are for that a server gives with a token of a prompt.
@@ -156,7 +155,7 @@ fn from_echo(logprobs: TextLogprobs) -> Result<Vec<RawToken>, Unusable> {
     if token_logprobs.len() != tokens.len() || tops.len() != tokens.len() {
         return Err(form("`tokens`, `token_logprobs` and `top_logprobs` are of different lengths"));
     }
-    let known = |top: BTreeMap<String, Option<f64>>| top.into_iter().filter_map(|(t, l)| Some((t, l?))).collect();
+    let known = |top: Candidates| top.into_iter().filter_map(|(t, l)| Some((t, l?))).collect();
     let entries = tokens.into_iter().zip(token_logprobs).zip(tops);
     Ok(entries.map(|((text, logprob), top)| raw(text, logprob, top.map(known).unwrap_or_default())).collect())
 }

@@ -162,8 +162,11 @@ struct Candidate {
 pub(crate) struct TextLogprobs {
     pub(crate) tokens: Vec<String>,
     pub(crate) token_logprobs: Vec<Option<f64>>,
-    pub(crate) top_logprobs: Option<Vec<Option<BTreeMap<String, Option<f64>>>>>,
+    pub(crate) top_logprobs: Option<Vec<Option<Candidates>>>,
 }
+
+/// A candidate's text to its log-probability, where that is a number.
+pub(crate) type Candidates = BTreeMap<String, Option<f64>>;
 
 /// Tokens of a reply in either form; none if it is another one: a reply is of use without them.
 fn reply_tokens(logprobs: Value, most: u8) -> Vec<ReplyToken> {
@@ -214,6 +217,12 @@ pub(crate) fn is_out_of_money(body: &[u8]) -> bool {
     let Ok(value) = serde_json::from_slice::<Value>(body) else { return false };
     let error = &value["error"];
     [&error["code"], &error["type"]].into_iter().any(|field| field == "insufficient_quota")
+}
+
+/// Whether a server says that something will never work, whatever the status: llama-cpp-python says so with 500.
+pub(crate) fn is_never(message: &str) -> bool {
+    let message = message.to_lowercase();
+    ["not supported", "unsupported"].iter().any(|words| message.contains(words))
 }
 
 #[derive(Deserialize)]

@@ -157,6 +157,23 @@ fn nonsense_is_refused() {
 }
 
 #[test]
+fn a_refusal_of_the_parameters_is_one_of_all_prompts() {
+    for (status, message) in [
+        (400, "You requested echo and logprobs at the same time, which is not supported for this model"),
+        (500, "logprobs is not supported for models created with logits_all=False"),
+        (501, "Unsupported param: echo"),
+    ] {
+        let server = Server::start(move |_, _| Answer::error(status, message));
+        let error = client(config(&server)).score_prompt(&request(TEXT)).unwrap_err();
+        assert!(matches!(&error, LlmError::Unsupported { why, .. } if why.contains(message)), "{error}");
+        assert_eq!(server.count(), 1);
+    }
+    let long = Server::start(|_, _| Answer::error(400, "the prompt is too long"));
+    let error = client(config(&long)).score_prompt(&request(TEXT)).unwrap_err();
+    assert!(matches!(error, LlmError::Refused { .. }), "{error}");
+}
+
+#[test]
 fn vllm_is_asked_in_its_own_way() {
     let models = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&models);
