@@ -80,8 +80,9 @@ impl LlmError {
     #[must_use]
     pub fn ends_the_run(&self) -> bool {
         match self {
-            // 400, 413, 422: this request. 401, 403, 404: the key, the model or the address, which all requests share.
-            Self::Refused { status, .. } => matches!(status, 401..=407),
+            // 400, 413, 422: this request. 401, 403, 404: the key, the model or the address, which all requests share; so are a redirect, and 429, which
+            // is a refusal only where no money is left.
+            Self::Refused { status, .. } => matches!(status, 300..=399 | 401..=407 | 429),
             Self::Schema { .. } => false,
             _ => true,
         }
