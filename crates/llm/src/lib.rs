@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod cache;
+mod cached;
 mod client;
 mod config;
 mod each;
@@ -16,6 +17,7 @@ mod secret;
 mod waits;
 mod wire;
 
+pub use cached::Cached;
 pub use client::Client;
 pub use config::{Budget, ClientConfig, Dialect, Key, Prices};
 pub use each::each;

@@ -1,13 +1,14 @@
 //! ctrl-C: the first asks the run to stop at the next safe place, the second ends the process.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
 
 use anyhow::{Context as _, Result};
 
 use crate::exit;
 use crate::output::note;
 
-static CANCELLED: AtomicBool = AtomicBool::new(false);
+static CANCELLED: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
 
 /// Begins to listen, and returns the flag that becomes true.
 pub(crate) fn listen() -> Result<&'static AtomicBool> {
@@ -19,6 +20,11 @@ pub(crate) fn listen() -> Result<&'static AtomicBool> {
     })
     .context("cannot listen for ctrl-C")?;
     Ok(&CANCELLED)
+}
+
+/// The flag, to be held by what waits on threads of its own.
+pub(crate) fn flag() -> Arc<AtomicBool> {
+    Arc::clone(&CANCELLED)
 }
 
 /// Whether ctrl-C was pressed.

@@ -3,10 +3,12 @@
 //!
 //! As a library it gives what the program is made of to tests and benchmarks: [`profile`] and [`nodes`].
 
+mod asking;
 mod causal;
 pub mod cli;
 mod commands;
 mod console;
+mod endpoint;
 mod evaluation;
 pub mod exit;
 mod fetch;

@@ -1,0 +1,128 @@
+//! The language model that explains and scores, as it is named on the command line and in profiles.
+
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use anyhow::{Context as _, Result, bail};
+use monosem_autointerp::LlmConfig;
+use monosem_llm::{ClientConfig, Key};
+use serde::{Deserialize, Serialize};
+
+use crate::model::Model;
+
+/// The environment variable that holds the key of a server named by its address alone.
+pub(crate) const KEY: &str = "MONOSEM_LLM_KEY";
+
+/// Who is asked: a server, or a model in this process.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Llm {
+    /// A model that runs here: a name, `hf:owner/name[@revision]`, or a path.
+    Local(Model),
+    /// An OpenAI-compatible server.
+    Server(ClientConfig),
+}
+
+/// What a file for `--llm` holds: who is asked, and how.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    local: Option<Model>,
+    server: Option<ClientConfig>,
+    #[serde(default)]
+    asking: LlmConfig,
+}
+
+/// `local:MODEL`, the address of a server, or a TOML file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum LlmName {
+    Local(Model),
+    Address(String),
+    File(PathBuf),
+}
+
+impl FromStr for LlmName {
+    type Err = String;
+
+    fn from_str(given: &str) -> Result<Self, String> {
+        if let Some(model) = given.strip_prefix("local:") {
+            return model.parse().map(Self::Local);
+        }
+        if given.starts_with("http://") || given.starts_with("https://") {
+            return Ok(Self::Address(given.to_owned()));
+        }
+        if Path::new(given).extension().is_some_and(|extension| extension == "toml") {
+            return Ok(Self::File(given.into()));
+        }
+        Err("expected local:MODEL, the address of a server such as http://127.0.0.1:8000/v1, or a .toml file".into())
+    }
+}
+
+impl LlmName {
+    /// Who is asked and how; `model` is the name that a server knows its model by.
+    pub(crate) fn resolve(&self, model: Option<&str>) -> Result<(Llm, LlmConfig)> {
+        let (llm, asking) = match self {
+            Self::Local(model) => (Llm::Local(model.clone()), LlmConfig::default()),
+            Self::Address(address) => {
+                let Some(model) = model else { bail!("--llm {address}: name its model with --llm-model") };
+                let has_key = std::env::var_os(KEY).is_some_and(|key| !key.is_empty());
+                let key = if has_key { Key::Env(KEY.into()) } else { Key::None };
+                let config =
+                    ClientConfig { base_url: address.clone(), model: model.into(), key, ..ClientConfig::default() };
+                (Llm::Server(config), LlmConfig::default())
+            }
+            Self::File(path) => read(path, model)?,
+        };
+        asking.validate()?;
+        Ok((llm, asking))
+    }
+}
+
+fn read(path: &Path, model: Option<&str>) -> Result<(Llm, LlmConfig)> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let file: File = toml::from_str(&text).with_context(|| path.display().to_string())?;
+    let llm = match (file.local, file.server) {
+        (Some(model), None) => Llm::Local(model),
+        (None, Some(config)) => {
+            Llm::Server(ClientConfig { model: model.map_or(config.model, str::to_owned), ..config })
+        }
+        _ => bail!("{}: expected either `local = \"MODEL\"` or a section [server]", path.display()),
+    };
+    Ok((llm, file.asking))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_says_who_is_asked() {
+        let parse = |name: &str| name.parse::<LlmName>();
+        assert!(matches!(parse("local:toy"), Ok(LlmName::Local(Model::Toy))));
+        let address = parse("http://127.0.0.1:9/v1").unwrap();
+        assert!(address.resolve(None).unwrap_err().to_string().contains("--llm-model"));
+        assert!(matches!(address.resolve(Some("m")).unwrap().0, Llm::Server(config) if config.model == "m"));
+        assert!(parse("gpt-4").unwrap_err().contains("expected local:MODEL"));
+    }
+
+    #[test]
+    fn a_file_says_how() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("llm.toml");
+        let resolve = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            path.to_str().unwrap().parse::<LlmName>().unwrap().resolve(None)
+        };
+        let (llm, asking) = resolve(
+            "[server]\nbase_url = 'http://127.0.0.1:9/v1'\nmodel = 'm'\nconcurrency = 3\n[asking]\nper_prompt = 1\n",
+        )
+        .unwrap();
+        assert!(matches!(llm, Llm::Server(config) if config.concurrency == 3));
+        assert_eq!(asking, LlmConfig { per_prompt: 1, ..LlmConfig::default() });
+        assert!(matches!(resolve("local = 'toy'\n").unwrap().0, Llm::Local(Model::Toy)));
+        let error = |text: &str| format!("{:#}", resolve(text).unwrap_err());
+        assert!(error("[asking]\nwindow = 1\n").contains("expected either"));
+        assert!(error("local = 'toy'\n[asking]\nwindow = 1\n").contains("`window` is 1"));
+        assert!(error("[server]\nbase_url = 'x'\nkey = 'sk-secret'\n").contains("llm.toml"));
+    }
+}
