@@ -71,11 +71,11 @@ fn a_date_is_understood_too() {
 
 /// What a run within a budget spends; a second one with a larger budget ends the work from the cache.
 fn within(budget: Budget, larger: Budget) -> (monosem_llm::Spent, LlmError) {
-    // Slow enough that all workers have a request under way.
+    // Slow, and fewer at once than there are workers, so that promises are made long before anything is spent.
     let server = Server::start(|_, _| Answer::chat("a").after(Duration::from_millis(40)));
     let folder = tempfile::tempdir().unwrap();
     let prices = Some(Prices { prompt_per_million: 1e5, reply_per_million: 2e5 });
-    let config = ClientConfig { prices, cache: Some(folder.path().into()), budget, ..config(&server) };
+    let config = ClientConfig { prices, cache: Some(folder.path().into()), budget, concurrency: 3, ..config(&server) };
     let questions = questions(60);
     let first = client(config.clone());
     let replies = ask_all(&first, &questions, 8);
