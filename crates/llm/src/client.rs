@@ -282,6 +282,7 @@ impl Client {
                     promise.settle(None);
                     match unusable {
                         Unusable::Unsupported(why) => Err(LlmError::Unsupported { server, why }),
+                        Unusable::Final(why) => Err(LlmError::Schema { server, why }),
                         Unusable::Form(why) => plain(LlmError::Schema { server, why: self.http.clean(&why) }),
                     }
                 }

@@ -14,13 +14,13 @@ use crate::{Dialect, PromptRequest, ScoredPrompt, ScoredToken, Usage};
 pub enum Alignment {
     /// The token's own place, as the protocol means it.
     OwnPlace,
-    /// The place of the token after it, as llama-cpp-python does for models whose prompts begin without a special token.
+    /// The place of the token after it, as llama-cpp-python does for models whose prompts do not begin with a special token.
     NextPlace,
 }
 
 /// A text of which any language model knows how it goes on, after the first times.
 pub(crate) fn probe() -> PromptRequest {
-    let text = "The old clock above the kitchen door strikes nine, while rain falls on the empty garden.\n".repeat(6);
+    let text = "The old clock above the kitchen door strikes nine, while rain falls on the empty garden.\n".repeat(4);
     PromptRequest { text, from: 0, top: 5, source: "alignment probe".into() }
 }
 
@@ -135,7 +135,9 @@ pub(crate) fn read_prompt(body: &[u8], request: &PromptRequest) -> Result<RawPro
     };
     let Some(tokens) = fit(&request.text, tokens, first_is_known) else {
         return Err(if echoed || !first_is_known {
-            form("the texts of the scored tokens are not the prompt's")
+            let why = "the texts of the scored tokens are not the prompt's; some servers leave out special tokens, such as `<|im_start|>`, \
+                and those of a text that holds any cannot be told apart";
+            Unusable::Final(why.into())
         } else {
             let why = "its /completions does not repeat the prompt (`echo`), so that only its own tokens are scored";
             Unusable::Unsupported(why.into())

@@ -15,6 +15,9 @@ fn token_texts_make_up_the_prompt() {
     assert_eq!(fitted("a b", &["a", " b", " c", "d"]), is(&["a", " b"]), "generated tokens are cut off");
     assert_eq!(fitted("a b", &["<s>", "a", " b", " c"]), is(&["a", " b"]), "a special token is none of the text");
     assert_eq!(fitted("a b", &["", "a", " b"]), is(&["a", " b"]));
+    // Left out by the server: the places before and after it cannot be told apart.
+    assert_eq!(fitted("<|im_start|>a b", &["a", " b"]), None);
+    assert_eq!(fitted("a<|im_end|> b", &["a", "", " b"]), None);
     assert_eq!(fitted("a b", &["a", " c"]), None);
     assert_eq!(fitted("a b", &["a"]), None);
     assert_eq!(fitted("a b", &[]), None);
@@ -59,7 +62,7 @@ fn vllms_first_token_is_what_the_others_leave_over() {
     assert_eq!(scored.tokens[0], ScoredToken { text: "one".into(), logprob: None, top: Vec::new() });
     let second = ScoredToken { text: " two".into(), logprob: Some(-2.0), top: vec![("q".into(), -0.5)] };
     assert_eq!(scored.tokens[1], second, "the prompt's own token comes first, not the likeliest");
-    assert!(matches!(read_prompt(vllm(&["x"]).as_bytes(), &request("one two")), Err(Unusable::Form(_))));
+    assert!(matches!(read_prompt(vllm(&["x"]).as_bytes(), &request("one two")), Err(Unusable::Final(_))));
 }
 
 #[test]
@@ -72,7 +75,7 @@ fn servers_that_do_not_score_prompts_are_told_from_those_that_do_it_wrongly() {
     let own = r#"{"choices": [{"text": " three", "logprobs": {"tokens": [" three"], "token_logprobs": [-1]}}]}"#;
     assert!(unsupported(read(own)));
     let wrong = r#"{"choices": [{"text": "one two", "logprobs": {"tokens": ["one"], "token_logprobs": [-1]}}]}"#;
-    assert!(matches!(read(wrong), Err(Unusable::Form(_))));
+    assert!(matches!(read(wrong), Err(Unusable::Final(_))));
     let uneven = r#"{"choices": [{"text": "one two", "logprobs": {"tokens": ["one"], "token_logprobs": []}}]}"#;
     assert!(matches!(read(uneven), Err(Unusable::Form(_))));
 }

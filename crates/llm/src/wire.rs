@@ -12,6 +12,8 @@ use crate::{Dialect, Finish, Message, Reply, ReplyToken, Request, Usage};
 pub(crate) enum Unusable {
     /// It is not of the protocol's form; another attempt may be.
     Form(String),
+    /// It is not of the protocol's form, and another attempt would come to the same.
+    Final(String),
     /// It says that the server cannot do what was asked.
     Unsupported(String),
 }

@@ -77,6 +77,15 @@ fn a_prompt_is_scored_at_the_right_places() {
     let odd = "naïve \u{1F600} \"quotes\"\n\ttabs 日本語 end";
     let scored = client.score_prompt(&prompt(odd)).unwrap();
     assert_eq!(scored.tokens.iter().map(|token| token.text.as_str()).collect::<String>(), odd);
+
+    // Either the special tokens are scored like others, or the text is refused: never at the wrong places.
+    let special = format!("<|im_start|>{text}<|im_end|>");
+    match client.score_prompt(&prompt(&special)) {
+        Ok(scored) => {
+            assert_eq!(scored.tokens.iter().map(|token| token.text.as_str()).collect::<String>(), special);
+        }
+        Err(error) => assert!(matches!(error, LlmError::Schema { .. }), "{error}"),
+    }
 }
 
 #[test]

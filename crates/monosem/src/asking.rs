@@ -132,20 +132,13 @@ impl Asker<'_> {
                 let score = self.settings.score(fragments, &feature.examples, &scored.explanation);
                 Some(Ok(pattern_verdict(score)))
             }
-            (kind, Some(interpreter)) => {
-                Some(interpreter.score(*kind, feature.examples.feature, text, &evidence))
-            }
+            (kind, Some(interpreter)) => Some(interpreter.score(*kind, feature.examples.feature, text, &evidence)),
             (_, None) => None,
         };
         self.scorers.iter().filter_map(score).collect()
     }
 
-    fn record(
-        &self,
-        subject: &Subject,
-        fragments: &Fragments,
-        feature: &Explained,
-    ) -> Result<FeatureRecord, LlmError> {
+    fn record(&self, subject: &Subject, fragments: &Fragments, feature: &Explained) -> Result<FeatureRecord, LlmError> {
         let number = feature.examples.feature;
         let mut record = FeatureRecord {
             dictionary: subject.dictionary.clone(),

@@ -4,10 +4,14 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use anyhow::{Context as _, Result, bail};
+use monosem_assets::{Assets, Events};
 use monosem_autointerp::LlmConfig;
-use monosem_llm::{ClientConfig, Key};
+use monosem_llm::{Cached, Client, ClientConfig, Endpoint, Key};
+use monosem_lm::{LanguageModel, LoadOptions, Tokenizer};
 use serde::{Deserialize, Serialize};
 
+use crate::interrupt;
+use crate::local::LocalModel;
 use crate::model::Model;
 
 /// The environment variable that holds the key of a server named by its address alone.
@@ -89,6 +93,63 @@ fn read(path: &Path, model: Option<&str>) -> Result<(Llm, LlmConfig)> {
         _ => bail!("{}: expected either `local = \"MODEL\"` or a section [server]", path.display()),
     };
     Ok((llm, file.asking))
+}
+
+/// A model that can be asked.
+pub(crate) enum Opened {
+    Local { name: String, model: Box<LanguageModel>, tokenizer: Box<Tokenizer> },
+    Server(Box<Client>),
+}
+
+impl Llm {
+    /// Loads the model, or makes ready to reach its server; replies are kept in `cache` unless the settings say where. Reaching the server is left to the first
+    /// question.
+    pub(crate) fn open(&self, assets: &Assets, cache: &Path, events: &mut Events<'_>) -> Result<Opened> {
+        match self {
+            Self::Local(model) => {
+                let files = model.obtain(assets, events)?;
+                let tokenizer = Box::new(Tokenizer::load(&files)?);
+                let loaded = Box::new(LanguageModel::load(&files, &LoadOptions::default())?);
+                Ok(Opened::Local { name: model.to_string(), model: loaded, tokenizer })
+            }
+            Self::Server(config) => {
+                let mut config = config.clone();
+                config.cache.get_or_insert_with(|| cache.to_owned());
+                Ok(Opened::Server(Box::new(Client::new(config, Some(interrupt::flag()))?)))
+            }
+        }
+    }
+
+    /// Features to work on at once: as many as requests may be under way; one, where a model uses all cores for each.
+    pub(crate) fn workers(&self) -> usize {
+        match self {
+            Self::Local(_) => 1,
+            Self::Server(config) => config.concurrency,
+        }
+    }
+}
+
+impl Opened {
+    /// Hands the model out as an endpoint.
+    pub(crate) fn ask<T>(&self, cache: &Path, work: impl FnOnce(&dyn Endpoint) -> Result<T>) -> Result<T> {
+        match self {
+            Self::Local { name, model, tokenizer } => {
+                let local = LocalModel::new(name.clone(), model, tokenizer)?;
+                work(&Cached::new(local, model.weights_hash(), cache)?)
+            }
+            Self::Server(client) => work(client.as_ref()),
+        }
+    }
+
+    /// What was spent at a server, in a line.
+    pub(crate) fn spent(&self) -> Option<String> {
+        let Self::Server(client) = self else { return None };
+        let spent = client.spent();
+        let (asked, cached, retried) = (spent.requests, spent.cached, spent.retried);
+        let tokens = format!("{} + {} tokens", spent.prompt_tokens, spent.reply_tokens);
+        let money = if spent.money > 0.0 { format!(", {:.2} in money", spent.money) } else { String::new() };
+        Some(format!("{asked} requests ({retried} of them again), {cached} replies from the cache, {tokens}{money}"))
+    }
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ mod causal;
 pub mod cli;
 mod commands;
 mod console;
-mod endpoint;
+pub mod endpoint;
 mod evaluation;
 pub mod exit;
 mod fetch;

@@ -146,7 +146,8 @@ fn nonsense_is_refused() {
 
     let other = server(Way::OtherText);
     let error = client_of(&other).score_prompt(&request(TEXT)).unwrap_err();
-    assert!(matches!(error, LlmError::Schema { .. }), "{error}");
+    assert!(matches!(error, LlmError::Schema { .. }) && !error.ends_the_run(), "{error}");
+    assert_eq!(other.count(), 1);
 
     let deaf = Server::start(|_, _| {
         Answer::json(&json!({"choices": [{"text": " x", "logprobs": {"content": [{"token": " x", "logprob": -1}]}}]}))

@@ -7,7 +7,6 @@ use monosem_hooks::HookPoint;
 
 use crate::commands;
 use crate::model::Model;
-use crate::text::Text;
 
 /// A dictionary and the place in a model that it reads.
 #[derive(Debug, Args)]
@@ -30,46 +29,6 @@ pub(crate) struct Where {
     /// Print results as JSON.
     #[arg(long)]
     pub(crate) json: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Interp {
-    #[command(flatten)]
-    pub(crate) at: Where,
-    /// Text: a name, hf:datasets/owner/name[@revision]:file, a .txt or .jsonl file, or a folder; may be given several times. Explanations are
-    /// scored on documents that they were not made from; of a text of few documents, parts are told apart instead.
-    #[arg(long, required = true)]
-    pub(crate) text: Vec<Text>,
-    /// The field of a JSON line that holds the text.
-    #[arg(long, default_value = "text")]
-    pub(crate) text_field: String,
-    /// Read this many tokens of the text.
-    #[arg(long, default_value_t = 200_000, value_name = "N")]
-    pub(crate) tokens: usize,
-    /// Tokens in a context.
-    #[arg(long, default_value_t = 128)]
-    pub(crate) context: usize,
-    /// Tokens in a fragment.
-    #[arg(long, default_value_t = 64)]
-    pub(crate) fragment: usize,
-    /// Features to interpret, as a list such as 3,17; the first ones by default.
-    #[arg(long, value_delimiter = ',', conflicts_with = "first")]
-    pub(crate) features: Vec<usize>,
-    /// Interpret the first N features.
-    #[arg(long, default_value_t = 50, value_name = "N")]
-    pub(crate) first: usize,
-    /// Patterns in an explanation.
-    #[arg(long, default_value_t = 5)]
-    pub(crate) patterns: usize,
-    /// Leave out rows whose norm is over this multiple of the median norm (attention sinks); inf keeps all.
-    #[arg(long, default_value_t = 20.0)]
-    pub(crate) max_norm: f64,
-    /// Draws fragments and the documents to score on.
-    #[arg(long, default_value_t = 0)]
-    pub(crate) seed: u64,
-    /// Also write results.json, features.json and a report into this folder.
-    #[arg(long)]
-    pub(crate) out: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -13,14 +13,17 @@ use crate::text::Text;
 use crate::{commands, exit, interrupt};
 
 mod claims;
+mod interp;
 mod training;
 
-pub(crate) use claims::{Interp, Ioi, Patch, PatchRun, Where};
+pub(crate) use claims::{Ioi, Patch, PatchRun, Where};
+pub(crate) use interp::{ExplainerName, Interp};
 pub(crate) use training::{Export, ExportFormat, FamilyName, Train};
 
 const EXIT_CODES: &str = "Exit codes: 0 done; 1 failed, the message says what and where; 2 wrong command line; 3 some nodes of a \
     run failed and the rest is kept; 130 stopped by ctrl-C, and the same command goes on from there.\n\n\
-    Environment: MONOSEM_CACHE (folder for models and texts), HF_ENDPOINT and HF_TOKEN (the hub), RAYON_NUM_THREADS.";
+    Environment: MONOSEM_CACHE (folder for models and texts), HF_ENDPOINT and HF_TOKEN (the hub), MONOSEM_LLM_KEY (a server asked by `interp`), \
+    RAYON_NUM_THREADS.";
 
 /// Find, score and causally test interpretable features of language models.
 #[derive(Debug, Parser)]

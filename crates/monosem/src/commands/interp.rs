@@ -1,24 +1,34 @@
 //! `monosem interp`.
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use anyhow::{Context as _, Result, bail, ensure};
-use monosem_autointerp::{Budget, GatherConfig, PatternConfig, mean};
+use anyhow::{Context as _, Error, Result, bail, ensure};
+use monosem_autointerp::{
+    Budget, ExplainerKind, FeatureRecord, Fragments, GatherConfig, Interpreter, LlmConfig, PatternConfig, Prompts,
+    ScorerKind, SplitRule, Verdict, read_explanations, write_records,
+};
 use monosem_corpus::{Contexts, CorpusConfig, FileOrder, SplitFractions};
-use monosem_dictionary::{Dictionary as _, Estimate};
+use monosem_dictionary::{Activation, Dictionary as _, LinearDictionary};
 use monosem_hooks::HookedModel as _;
+use monosem_llm::LlmError;
 use monosem_report::{FeatureExample, Provenance, ResultRow, render, write_features, write_results};
 use ndarray::{Array2, s};
 
 use super::capture::contexts;
 use super::patch::Site;
 use super::{Bar, check_context};
-use crate::cli;
+use crate::asking::{self, Asker, Explains, Subject};
+use crate::cli::{self, ExplainerName};
+use crate::endpoint::Llm;
 use crate::interpretation::{Cut, Explained, Part, Settings, vocabulary};
 use crate::nodes::{FEATURES, Label};
 use crate::output::{note, say};
 use crate::{exit, interrupt};
+
+/// The file of explanations in the folder of results.
+const EXPLANATIONS: &str = "explanations.jsonl";
 
 /// Contexts in one forward pass.
 const BATCH: usize = 8;
@@ -69,9 +79,11 @@ pub(crate) fn interp(args: &cli::Interp) -> Result<u8> {
         ensure!(flow.is_continue(), "stopped: nothing is written until every fragment was read");
         Ok(())
     };
-    let gather = GatherConfig { seed: args.seed, ..GatherConfig::default() };
-    let part = Part { dictionary: &site.dictionary, latents: features };
-    let gathered = cut.gather(&mut read, limit, &[part], &gather, &mut step);
+    let asks = Asks::new(args)?;
+    // The control in which there is nothing to find: random directions on the same activations.
+    let random = LinearDictionary::random(args.controls, site.dictionary.d_in(), Activation::Relu, args.seed);
+    let parts = [Part { dictionary: &site.dictionary, latents: features }, Part::first(&random, args.controls)];
+    let gathered = cut.gather(&mut read, limit, &parts, &gather(args), &mut step);
     drop(bar);
     if gathered.is_err() && interrupt::requested() {
         return Ok(exit::INTERRUPTED);
@@ -85,21 +97,216 @@ pub(crate) fn interp(args: &cli::Interp) -> Result<u8> {
         seed: args.seed,
     };
     settings.patterns.validate()?;
-    let explained: Vec<Explained> =
-        gathered?.into_iter().flat_map(|examples| settings.explain(&cut.fragments, examples)).collect();
+    let mut explained = gathered?.into_iter().map(|examples| settings.explain(&cut.fragments, examples));
+    let (features, random) = (explained.next().unwrap_or_default(), explained.next().unwrap_or_default());
+    let found = asks.run(args, &site, &settings, &cut.fragments, &features, &random)?;
+
     let label = Label::new("interp", "sae", site.hook, "");
-    let shown: Vec<FeatureExample> =
-        explained.iter().map(|feature| settings.example(&label, &cut.fragments, feature)).collect();
-    let rows = summary(&site, args, &shown);
+    let scored = |feature: &Explained| {
+        let shown = settings.example(&label, &cut.fragments, feature);
+        let record = found.records.iter().find(|record| record.feature == shown.feature);
+        record.map(|record| with_record(shown, record))
+    };
+    let shown: Vec<FeatureExample> = features.iter().filter_map(scored).collect();
+    let rows = found.rows(&site, args);
     if args.at.json {
         say!("{}", serde_json::to_string_pretty(&shown)?);
     } else {
-        print(&shown, &rows)?;
+        print(args, &found.records, &rows)?;
     }
     if let Some(folder) = &args.out {
+        write_records(&folder.join(EXPLANATIONS), &found.all())?;
         write(folder, &rows, &shown, args, &text)?;
     }
-    Ok(exit::OK)
+    if let Some(spent) = &found.spent {
+        note!("{spent}");
+    }
+    match found.ended {
+        None => Ok(exit::OK),
+        Some(LlmError::Stopped) => {
+            note!(
+                "stopped after {} of {} features; the same command goes on from there",
+                found.records.len(),
+                features.len()
+            );
+            Ok(exit::INTERRUPTED)
+        }
+        Some(error) => {
+            let done = format!("{} of {} features are done", found.records.len(), features.len());
+            Err(Error::new(error)
+                .context(format!("{done}; every reply is kept, and the same command goes on from there")))
+        }
+    }
+}
+
+/// Which fragments are kept of each feature.
+fn gather(args: &cli::Interp) -> GatherConfig {
+    let n = args.score;
+    let quiet = if args.scorers.iter().any(|scorer| scorer.needs_quiet()) { 2 * n } else { 0 };
+    let split = SplitRule::Documents { explain_top: 100, explain_random: 100, score_top: n, score_random: n };
+    GatherConfig { split, quiet, quiet_below: args.quiet_below, seed: args.seed, ..GatherConfig::default() }
+}
+
+/// What the options say of explanations, scores and who is asked, checked before any work.
+struct Asks {
+    prompts: Prompts,
+    imported: Option<BTreeMap<usize, String>>,
+    llm: Option<(Llm, LlmConfig)>,
+}
+
+/// What came of the features and of the controls.
+struct Found {
+    records: Vec<FeatureRecord>,
+    shuffled: Vec<FeatureRecord>,
+    random: Vec<FeatureRecord>,
+    ended: Option<LlmError>,
+    spent: Option<String>,
+    resamples: usize,
+}
+
+impl Asks {
+    fn new(args: &cli::Interp) -> Result<Self> {
+        ensure!((0.0..1.0).contains(&args.quiet_below), "--quiet-below {}: expected 0 to below 1", args.quiet_below);
+        if let Some((i, scorer)) = args.scorers.iter().enumerate().find(|(i, kind)| args.scorers[..*i].contains(kind)) {
+            bail!("--scorers names {scorer} twice, the second time as number {}", i + 1);
+        }
+        let asking = args.scorers.iter().find(|scorer| **scorer != ScorerKind::Patterns).map(|scorer| scorer.name());
+        let explaining = (args.explainer != ExplainerName::Patterns).then_some("the explainer");
+        if let (Some(what), None) = (asking.or(explaining), &args.llm) {
+            bail!("{what} asks a language model: name one with --llm (local:MODEL, an address, or a .toml file)");
+        }
+        if asking.or(explaining).is_none() && args.llm.is_some() {
+            bail!("--llm names a model, but nothing asks it: add --scorers or --explainer");
+        }
+        let llm = args.llm.as_ref().map(|llm| llm.resolve(args.llm_model.as_deref())).transpose()?;
+        let llm = llm.map(|(llm, asking)| (llm, LlmConfig { seed: args.seed, ..asking }));
+        let imported = args.explanations.as_deref().map(read_explanations).transpose()?;
+        Ok(Self { prompts: Prompts::load(args.prompts.as_deref())?, imported, llm })
+    }
+
+    /// Explains and scores the features, then as many of each control as asked for.
+    fn run(
+        &self,
+        args: &cli::Interp,
+        site: &Site,
+        settings: &Settings<'_>,
+        fragments: &Fragments,
+        features: &[Explained],
+        random: &[Explained],
+    ) -> Result<Found> {
+        let Some((llm, config)) = &self.llm else {
+            let asker = self.asker(args, settings, None, 1);
+            return Ok(ask(&asker, args, site, fragments, features, random, LlmConfig::default().resamples));
+        };
+        let cache = args.llm_cache.clone().unwrap_or_else(|| site.assets.cache().join("llm"));
+        let opened = llm.open(&site.assets, &cache, &mut |progress| Bar::new("model").fetch(&progress))?;
+        let mut found = opened.ask(&cache, |endpoint| {
+            let vocabulary = settings.vocabulary;
+            let interpreter = Interpreter { endpoint, prompts: &self.prompts, vocabulary, config };
+            let asker = self.asker(args, settings, Some(interpreter), llm.workers());
+            Ok(ask(&asker, args, site, fragments, features, random, config.resamples))
+        })?;
+        found.spent = opened.spent();
+        Ok(found)
+    }
+
+    fn asker<'a>(
+        &'a self,
+        args: &'a cli::Interp,
+        settings: &'a Settings<'a>,
+        interpreter: Option<Interpreter<'a>>,
+        workers: usize,
+    ) -> Asker<'a> {
+        let explains = match (&self.imported, args.explainer) {
+            (Some(imported), _) => Explains::Imported(imported),
+            (None, ExplainerName::Patterns) => Explains::Patterns,
+            (None, ExplainerName::Integers) => Explains::Model(ExplainerKind::Integers),
+            (None, ExplainerName::Windows) => Explains::Model(ExplainerKind::Windows),
+        };
+        Asker { interpreter, settings, explains, scorers: &args.scorers, workers }
+    }
+}
+
+fn ask(
+    asker: &Asker<'_>,
+    args: &cli::Interp,
+    site: &Site,
+    fragments: &Fragments,
+    features: &[Explained],
+    random: &[Explained],
+    resamples: usize,
+) -> Found {
+    let subject = |dictionary: String, control| Subject { dictionary, hook: site.hook.to_string(), control };
+    let dictionary = || args.at.dictionary.display().to_string();
+    let done = |what: &'static str, total: usize| {
+        let mut bar = Bar::new(what);
+        move |done: usize| bar.show(done as u64, total as u64, "features")
+    };
+    let main = asker.run(&subject(dictionary(), None), fragments, features, &mut done("features", features.len()));
+    let mut found = Found {
+        records: main.records,
+        shuffled: Vec::new(),
+        random: Vec::new(),
+        ended: main.ended,
+        spent: None,
+        resamples,
+    };
+    if found.ended.is_some() {
+        return found;
+    }
+    let some = &features[..features.len().min(args.controls)];
+    let of_some: Vec<FeatureRecord> =
+        found.records.iter().filter(|r| some.iter().any(|f| f.examples.feature == r.feature)).cloned().collect();
+    let mut step = done("control: shuffled", some.len());
+    let shuffled = asker.shuffled(&subject(dictionary(), Some("shuffled")), fragments, some, &of_some, &mut step);
+    found.shuffled = shuffled.records;
+    found.ended = shuffled.ended;
+    // Nobody made explanations of random directions elsewhere.
+    if found.ended.is_none() && !matches!(asker.explains, Explains::Imported(_)) {
+        let directions = subject("random directions".into(), Some("random-directions"));
+        let asked = asker.run(&directions, fragments, random, &mut done("control: random", random.len()));
+        found.random = asked.records;
+        found.ended = asked.ended;
+    }
+    found
+}
+
+impl Found {
+    fn all(&self) -> Vec<FeatureRecord> {
+        self.records.iter().chain(&self.shuffled).chain(&self.random).cloned().collect()
+    }
+
+    fn rows(&self, site: &Site, args: &cli::Interp) -> Vec<ResultRow> {
+        let label = Label::new("autointerp", "sae", site.hook, format!("explainer={}", explainer_of(&self.records)));
+        let rows = |label: &Label, records: &[FeatureRecord]| {
+            asking::rows(label, &args.scorers, records, self.resamples, args.seed)
+        };
+        let mut all = rows(&label, &self.records);
+        all.extend(rows(&label.with_setting("control=shuffled"), &self.shuffled));
+        let random = Label { method: "random-relu".into(), ..label.with_setting("control=random-directions") };
+        all.extend(rows(&random, &self.random));
+        all
+    }
+}
+
+fn explainer_of(records: &[FeatureRecord]) -> &str {
+    records.first().map_or("patterns", |record| &record.explainer)
+}
+
+/// A feature as the report shows it, with the explanation and the first score of its record; the others go into the note.
+fn with_record(shown: FeatureExample, record: &FeatureRecord) -> FeatureExample {
+    let score = |verdict: &Verdict| match (&verdict.value, &verdict.unscored) {
+        (Some(value), _) => format!("{}: {value:.2}", verdict.scorer),
+        (None, Some(why)) => format!("{}: unscored, {why}", verdict.scorer),
+        (None, None) => format!("{}: unscored", verdict.scorer),
+    };
+    let rest: Vec<String> = record.verdicts.iter().skip(1).map(score).collect();
+    FeatureExample {
+        explanation: record.explanation.clone().unwrap_or_default(),
+        score: record.verdicts.first().and_then(|verdict| verdict.corrected),
+        note: rest.join("; "),
+        ..shown
+    }
 }
 
 /// Activations `[n * kept positions, width]` of contexts `first..first + n`.
@@ -136,33 +343,36 @@ fn norm_limit(site: &Site, contexts: &Contexts, args: &cli::Interp) -> Result<f3
     Ok((args.max_norm * f64::from(*norms.select_nth_unstable_by(middle, f32::total_cmp).1)) as f32)
 }
 
-fn summary(site: &Site, args: &cli::Interp, shown: &[FeatureExample]) -> Vec<ResultRow> {
-    let label = Label::new("interp", "sae", site.hook, format!("patterns={}", args.patterns));
-    let scores: Vec<f64> = shown.iter().filter_map(|feature| feature.score).collect();
-    let n = scores.len() as u64;
-    let unscored = (shown.len() - scores.len()) as f64;
-    let mean = mean(&scores).map(|s| Estimate { value: s.value, interval: s.interval });
-    let mut rows: Vec<ResultRow> =
-        mean.map(|mean| label.estimate("interp_score", mean, n, "correlation")).into_iter().collect();
-    rows.push(label.row("scored_features", n as f64, shown.len() as u64, "features"));
-    rows.push(label.row("unscored_features", unscored, shown.len() as u64, "features"));
-    rows
-}
-
-fn print(shown: &[FeatureExample], rows: &[ResultRow]) -> Result<()> {
-    say!("{:>7} {:>6}  explanation", "feature", "score");
-    for feature in shown {
-        match feature.score {
-            Some(score) => say!("{:>7} {score:>6.2}  {}", feature.feature, feature.explanation),
-            None => say!("{:>7} {:>6}  too few fragments on which it is active", feature.feature, "-"),
-        }
+fn print(args: &cli::Interp, records: &[FeatureRecord], rows: &[ResultRow]) -> Result<()> {
+    let names: Vec<String> = args.scorers.iter().map(|scorer| format!("{:>9}", short(*scorer))).collect();
+    say!("{:>7} {}  explanation", "feature", names.join(" "));
+    for record in records {
+        let score = |verdict: &Verdict| verdict.value.map_or_else(|| format!("{:>9}", "-"), |v| format!("{v:>9.2}"));
+        let scores: Vec<String> = record.verdicts.iter().map(score).collect();
+        let why = record.verdicts.iter().find_map(|verdict| verdict.unscored.as_ref());
+        let text = match (&record.explanation, why) {
+            (Some(text), _) => text.clone(),
+            (None, Some(why)) => why.to_string(),
+            (None, None) => String::new(),
+        };
+        say!("{:>7} {}  {text}", record.feature, scores.join(" "));
     }
     for row in rows {
         let interval =
             row.ci_low.zip(row.ci_high).map_or_else(String::new, |(low, high)| format!(" [{low:.3}, {high:.3}]"));
-        say!("{}: {:.3}{interval}", row.metric, row.value);
+        let of = if row.unit == "features" || row.unit == "replies" { format!(" of {}", row.n) } else { String::new() };
+        say!("{} ({}): {:.3}{interval}{of}", row.metric, row.setting, row.value);
     }
     Ok(())
+}
+
+/// A scorer's name in a column.
+fn short(scorer: ScorerKind) -> &'static str {
+    match scorer {
+        ScorerKind::ChatSimulation => "chat-sim",
+        ScorerKind::Simulation => "simulate",
+        other => other.name(),
+    }
 }
 
 fn write(folder: &Path, rows: &[ResultRow], shown: &[FeatureExample], args: &cli::Interp, text: &str) -> Result<()> {
