@@ -22,7 +22,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("dialect: {:?}", client.dialect()?);
     if score {
         println!("alignment: {:?}", client.alignment()?);
-        let scored = client.score_prompt(&PromptRequest { text, from: 0, top: 5, source: String::new() })?;
+        let scored =
+            client.score_prompt(&PromptRequest { text, from: 0, top: 5, among: Vec::new(), source: String::new() })?;
         for token in &scored.tokens {
             let logprob = token.logprob.map_or("-".into(), |logprob| format!("{logprob:.3}"));
             let top: Vec<String> = token.top.iter().map(|(text, logprob)| format!("{text:?} {logprob:.2}")).collect();

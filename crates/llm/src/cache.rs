@@ -302,7 +302,7 @@ mod tests {
         #[test]
         fn prompts_have_their_own_keys(a in text(), b in text(), top in any::<u8>(), source in text()) {
             let prompt = |text: &str, top, source: &str| {
-                Key::new("echo", "m", "u", &PromptRequest { text: text.into(), from: 0, top, source: source.into() })
+                Key::new("echo", "m", "u", &PromptRequest { text: text.into(), from: 0, top, among: Vec::new(), source: source.into() })
             };
             prop_assert_eq!(a == b, prompt(&a, top, &source) == prompt(&b, top, &source));
             prop_assert_ne!(prompt(&a, top, &source), prompt(&a, top ^ 1, &source));

@@ -88,7 +88,7 @@ mod tests {
         let said = |cached: &Cached<Counting>, seed| cached.chat(&request(seed)).unwrap().text;
         assert_eq!([said(&first, 1), said(&first, 2), said(&first, 1)], ["7", "8", "7"]);
         assert_eq!((said(&open("a"), 2), said(&open("b"), 2)), ("8".into(), "7".into()));
-        let prompt = PromptRequest { text: "x".into(), from: 0, top: 1, source: String::new() };
+        let prompt = PromptRequest { text: "x".into(), from: 0, top: 1, among: Vec::new(), source: String::new() };
         assert_eq!(first.score_prompt(&prompt), Err(LlmError::Stopped));
     }
 }

@@ -353,7 +353,12 @@ impl Endpoint for Client {
 
     fn score_prompt(&self, request: &PromptRequest) -> Result<ScoredPrompt, LlmError> {
         let alignment = self.alignment()?;
-        Ok(score::align(&self.raw_prompt(request)?, alignment, request.top))
+        let raw = match alignment {
+            Alignment::OwnPlace => self.raw_prompt(request)?,
+            // A token's own score is only among the candidates of the place before, so the more of them the better.
+            Alignment::NextPlace => self.raw_prompt(&PromptRequest { top: u8::MAX, ..request.clone() })?,
+        };
+        Ok(score::align(&raw, alignment, request.top))
     }
 }
 

@@ -64,6 +64,10 @@ pub struct PromptRequest {
     pub from: usize,
     /// Candidates whose log-probability is wanted at each token, the likeliest first. A server may give fewer.
     pub top: u8,
+    /// If not empty, only candidates that are one of these are of interest, white space around them aside: an endpoint that can tells exactly how likely each is,
+    /// however unlikely; others give the `top` likeliest all the same.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub among: Vec<String>,
     /// As [`Request::source`].
     pub source: String,
 }

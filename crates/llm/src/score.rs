@@ -21,7 +21,7 @@ pub enum Alignment {
 /// A text of which any language model knows how it goes on, after the first times.
 pub(crate) fn probe() -> PromptRequest {
     let text = "The old clock above the kitchen door strikes nine, while rain falls on the empty garden.\n".repeat(4);
-    PromptRequest { text, from: 0, top: 5, source: "alignment probe".into() }
+    PromptRequest { text, from: 0, top: 5, among: Vec::new(), source: "alignment probe".into() }
 }
 
 /// A token as the server gave it, candidates sorted.

@@ -49,7 +49,8 @@ fn vllm(texts: &[&str]) -> String {
 
 #[test]
 fn vllms_first_token_is_what_the_others_leave_over() {
-    let request = |text: &str| PromptRequest { text: text.into(), from: 0, top: 1, source: String::new() };
+    let request =
+        |text: &str| PromptRequest { text: text.into(), from: 0, top: 1, among: Vec::new(), source: String::new() };
     let texts = |text: &str, rest: &[&str]| -> Vec<String> {
         let raw = read_prompt(vllm(rest).as_bytes(), &request(text)).unwrap();
         raw.tokens.into_iter().map(|token| token.text).collect()
@@ -67,7 +68,7 @@ fn vllms_first_token_is_what_the_others_leave_over() {
 
 #[test]
 fn servers_that_do_not_score_prompts_are_told_from_those_that_do_it_wrongly() {
-    let request = PromptRequest { text: "one two".into(), from: 0, top: 1, source: String::new() };
+    let request = PromptRequest { text: "one two".into(), from: 0, top: 1, among: Vec::new(), source: String::new() };
     let read = |text: &str| read_prompt(text.as_bytes(), &request);
     let unsupported = |result| matches!(result, Err(Unusable::Unsupported(_)));
     assert!(unsupported(read(r#"{"choices": [{"text": " three"}]}"#)));
@@ -83,7 +84,7 @@ fn servers_that_do_not_score_prompts_are_told_from_those_that_do_it_wrongly() {
 #[test]
 fn bodies_ask_in_the_servers_way() {
     let body = |dialect, top| {
-        let request = PromptRequest { text: "a\"\n".into(), from: 0, top, source: "s".into() };
+        let request = PromptRequest { text: "a\"\n".into(), from: 0, top, among: Vec::new(), source: "s".into() };
         String::from_utf8(prompt_body(dialect, "m", &request)).unwrap()
     };
     let echo = r#"{"model":"m","prompt":"a\"\n","max_tokens":1,"temperature":0.0,"echo":true,"logprobs":30}"#;

@@ -22,7 +22,7 @@ fn question(text: &str) -> Request {
 }
 
 fn prompt(text: &str) -> PromptRequest {
-    PromptRequest { text: text.into(), from: 0, top: 5, source: String::new() }
+    PromptRequest { text: text.into(), from: 0, top: 5, among: Vec::new(), source: String::new() }
 }
 
 #[test]

@@ -66,7 +66,8 @@ impl LlmName {
     /// Who is asked and how; `model` is the name that a server knows its model by.
     pub(crate) fn resolve(&self, model: Option<&str>) -> Result<(Llm, LlmConfig)> {
         let (llm, asking) = match self {
-            Self::Local(model) => (Llm::Local(model.clone()), LlmConfig::default()),
+            // What runs here is small, and small models lose count of several windows.
+            Self::Local(model) => (Llm::Local(model.clone()), LlmConfig { per_prompt: 1, ..LlmConfig::default() }),
             Self::Address(address) => {
                 let Some(model) = model else { bail!("--llm {address}: name its model with --llm-model") };
                 let has_key = std::env::var_os(KEY).is_some_and(|key| !key.is_empty());

@@ -39,6 +39,8 @@ pub(crate) struct LocalModel<'m> {
     tokenizer: &'m Tokenizer,
     template: Environment<'m>,
     ends: Vec<u32>,
+    /// The text of every token.
+    texts: Vec<String>,
     /// [`PIECE`], but in tests.
     piece: usize,
     /// What was read last. One request at a time reads: a pass uses all cores.
@@ -59,7 +61,9 @@ impl<'m> LocalModel<'m> {
         let source = tokenizer.chat_template().unwrap_or(CHATML);
         template.add_template("chat", source).with_context(|| format!("the chat template of {name}"))?;
         let ends = ENDS.iter().filter_map(|end| tokenizer.id(end)).chain(tokenizer.eos()).collect();
-        Ok(Self { name, model, tokenizer, template, ends, piece: PIECE, sessions: Mutex::default() })
+        let text = |id: usize| u32::try_from(id).ok().and_then(|id| tokenizer.token(id)).unwrap_or_default();
+        let texts = (0..model.d_vocab()).map(text).collect();
+        Ok(Self { name, model, tokenizer, template, ends, texts, piece: PIECE, sessions: Mutex::default() })
     }
 
     fn refused(&self, message: String) -> LlmError {
@@ -107,12 +111,15 @@ impl<'m> LocalModel<'m> {
         Ok(pieces)
     }
 
-    fn text(&self, token: usize) -> String {
-        u32::try_from(token).ok().and_then(|token| self.tokenizer.token(token)).unwrap_or_default()
+    fn named(&self, candidates: &[(usize, f64)]) -> Vec<(String, f64)> {
+        candidates.iter().map(|(token, logprob)| (self.texts[*token].clone(), *logprob)).collect()
     }
 
-    fn named(&self, candidates: Vec<(usize, f64)>) -> Vec<(String, f64)> {
-        candidates.into_iter().map(|(token, logprob)| (self.text(token), logprob)).collect()
+    /// The tokens that a request is interested in, where it names some.
+    fn among(&self, request: &PromptRequest) -> Option<Vec<usize>> {
+        let wanted = |text: &String| request.among.iter().any(|wanted| text.trim() == wanted);
+        let of_interest = || (0..self.texts.len()).filter(|token| wanted(&self.texts[*token])).collect();
+        (!request.among.is_empty()).then(of_interest)
     }
 
     /// Reads the rest of `tokens`, whose beginning the session has read; the states behind it.
@@ -165,7 +172,7 @@ impl Endpoint for LocalModel<'_> {
             if request.top_logprobs > 0 {
                 let (total, top) = likeliest(logits, request.top_logprobs.into());
                 let logprob = f64::from(logits[next]) - total;
-                tokens.push(ReplyToken { text: self.text(next), logprob, top: self.named(top) });
+                tokens.push(ReplyToken { text: self.texts[next].clone(), logprob, top: self.named(&top) });
             }
             ids.push(next as u32);
             states = session.read(&[next as u32]);
@@ -196,17 +203,24 @@ impl Endpoint for LocalModel<'_> {
         let logits: Array2<f32> = session.logits(wanted);
         keep(&mut sessions, session);
         drop(sessions);
+        let among = self.among(request);
+        // Where candidates are named, the likeliest others are not looked for.
+        let n = if among.is_some() { 0 } else { request.top.into() };
         let scores: Vec<(f64, Vec<(usize, f64)>)> = (0..logits.nrows())
             .into_par_iter()
             .map(|row| {
-                let (total, top) = likeliest(logits.row(row), request.top.into());
+                let (total, mut top) = likeliest(logits.row(row), n);
+                for token in among.iter().flatten() {
+                    top.push((*token, f64::from(logits[[row, *token]]) - total));
+                }
+                top.sort_by(|a, b| b.1.total_cmp(&a.1));
                 (f64::from(logits[[row, ids[first + row] as usize]]) - total, top)
             })
             .collect();
         let mut tokens: Vec<ScoredToken> = Vec::with_capacity(pieces.len());
         for (i, (_, part)) in pieces.iter().enumerate() {
             let (logprob, top) = match i.checked_sub(first) {
-                Some(row) => (Some(scores[row].0), self.named(scores[row].1.clone())),
+                Some(row) => (Some(scores[row].0), self.named(&scores[row].1)),
                 None => (None, Vec::new()),
             };
             tokens.push(ScoredToken { text: (*part).to_owned(), logprob, top });
@@ -285,7 +299,8 @@ mod tests {
         let long = " The cat saw the dog. Then the dog saw the cat.".repeat(9);
         let texts = texts.into_iter().chain([long.as_str(), &long[..long.len() - 30]]).collect::<Vec<_>>();
         for (text, from) in texts.iter().flat_map(|text| [(*text, 0), (*text, text.len() / 2), (*text, 0)]) {
-            let request = PromptRequest { text: text.to_owned(), from, top: 3, source: String::new() };
+            let request =
+                PromptRequest { text: text.to_owned(), from, top: 3, among: Vec::new(), source: String::new() };
             let scored = local.score_prompt(&request).unwrap();
             assert_eq!(new().score_prompt(&request).unwrap(), scored);
             assert_eq!(scored.tokens.iter().map(|t| t.text.as_str()).collect::<String>(), text);
@@ -299,6 +314,13 @@ mod tests {
                 }
                 assert!((token.logprob.unwrap() - expected[i - 1]).abs() < 1e-4, "{text:?} {i}");
                 assert!(token.top.windows(2).all(|pair| pair[0].1 >= pair[1].1) && token.top.len() == 3);
+            }
+            let among = PromptRequest { among: vec!["cat".into(), "dog".into()], ..request };
+            for token in local.score_prompt(&among).unwrap().tokens.iter().filter(|token| token.logprob.is_some()) {
+                let mut named: Vec<&str> = token.top.iter().map(|(text, _)| text.trim()).collect();
+                named.sort_unstable();
+                named.dedup();
+                assert_eq!(named, ["cat", "dog"]);
             }
         }
     }

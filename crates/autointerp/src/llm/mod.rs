@@ -209,10 +209,11 @@ impl Interpreter<'_> {
         template: &Template,
         text: String,
         from: usize,
-        top: u8,
+        (top, among): (u8, &[&str]),
         tally: &mut Tally,
     ) -> Result<Option<ScoredPrompt>, LlmError> {
-        let request = PromptRequest { text: text.clone(), from, top, source: template.source() };
+        let among = among.iter().map(|text| (*text).to_owned()).collect();
+        let request = PromptRequest { text: text.clone(), from, top, among, source: template.source() };
         let exchange = Exchange {
             template: template.source(),
             messages: Vec::new(),

@@ -9,6 +9,9 @@ use crate::statistics::{bootstrap, pearson};
 /// Candidates asked for at each token (15 in arXiv 2309.08600).
 const CANDIDATES: u8 = 15;
 
+/// What may be predicted.
+const DIGITS: [&str; 10] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
+
 /// Where a value is to be predicted.
 const UNKNOWN: &str = "unknown";
 
@@ -75,7 +78,9 @@ impl Interpreter<'_> {
             Some(place)
         }))
         .collect();
-        let Some(scored) = self.scored_prompt(template, text, begins, CANDIDATES, tally)? else { return Ok(None) };
+        let Some(scored) = self.scored_prompt(template, text, begins, (CANDIDATES, &DIGITS), tally)? else {
+            return Ok(None);
+        };
         let values = expected_at(&scored, &places);
         let missing = values.iter().filter(|value| value.is_none()).count();
         tally.read(values.iter().map(|v| v.map_or("-".into(), |v| format!("{v:.1}"))).collect::<Vec<_>>().join(" "));

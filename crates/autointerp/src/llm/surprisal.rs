@@ -74,8 +74,9 @@ impl Interpreter<'_> {
         let values = [("explanation", visible(description)), ("window", window.to_owned())];
         let text = template.text(&values.each_ref().map(|(key, value)| (*key, value.as_str())));
         let begins = text.len() - window.len();
-        // Candidates are how a server whose scores are shifted tells the token's own score.
-        let Some(scored) = self.scored_prompt(template, text, begins, 1, tally)? else { return Ok(None) };
+        let Some(scored) = self.scored_prompt(template, text, begins, (0, &[]), tally)? else {
+            return Ok(None);
+        };
         let sum = sum_from(&scored, begins);
         match sum {
             Some(sum) => tally.read(format!("{sum:.3} nats")),

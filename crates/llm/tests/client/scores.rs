@@ -75,7 +75,7 @@ fn server(way: Way) -> Server {
 }
 
 fn request(text: &str) -> PromptRequest {
-    PromptRequest { text: text.into(), from: 0, top: 2, source: String::new() }
+    PromptRequest { text: text.into(), from: 0, top: 2, among: Vec::new(), source: String::new() }
 }
 
 fn score(client: &Client) -> ScoredPrompt {

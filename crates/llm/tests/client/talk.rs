@@ -129,7 +129,7 @@ fn the_server_is_found_out() {
 fn what_a_server_cannot_do_is_said() {
     let server = Server::echo();
     let client = client(ClientConfig { server: Dialect::Ollama, ..config(&server) });
-    let request = PromptRequest { text: "a b".into(), from: 0, top: 1, source: String::new() };
+    let request = PromptRequest { text: "a b".into(), from: 0, top: 1, among: Vec::new(), source: String::new() };
     let error = client.score_prompt(&request).unwrap_err();
     assert!(error.to_string().contains("Ollama") && error.ends_the_run(), "{error}");
     assert_eq!(server.count(), 0);
