@@ -10,7 +10,7 @@ use monosem_autointerp::{
 };
 use monosem_dictionary::Estimate;
 use monosem_llm::{LlmError, each};
-use monosem_report::ResultRow;
+use monosem_report::{FeatureExample, ResultRow};
 
 use crate::interpretation::{Explained, Settings};
 use crate::nodes::Label;
@@ -282,4 +282,20 @@ pub(crate) fn rows(
         }
     }
     rows
+}
+
+/// A feature as the report shows it, with the explanation and the first score of its record; the others go into the note.
+pub(crate) fn with_record(shown: FeatureExample, record: &FeatureRecord) -> FeatureExample {
+    let score = |verdict: &Verdict| match (&verdict.value, &verdict.unscored) {
+        (Some(value), _) => format!("{}: {value:.2}", verdict.scorer),
+        (None, Some(why)) => format!("{}: unscored, {why}", verdict.scorer),
+        (None, None) => format!("{}: unscored", verdict.scorer),
+    };
+    let rest: Vec<String> = record.verdicts.iter().skip(1).map(score).collect();
+    FeatureExample {
+        explanation: record.explanation.clone().unwrap_or_default(),
+        score: record.verdicts.first().and_then(|verdict| verdict.corrected),
+        note: rest.join("; "),
+        ..shown
+    }
 }

@@ -160,6 +160,12 @@ macro_rules! prompts {
                     },)*
                 })
             }
+
+            /// Name, version and hash of each.
+            #[must_use]
+            pub fn hashes(&self) -> Vec<String> {
+                vec![$(self.$field.source(),)*]
+            }
         }
     };
 }

@@ -19,7 +19,7 @@ use ndarray::{Array2, s};
 use super::capture::contexts;
 use super::patch::Site;
 use super::{Bar, check_context};
-use crate::asking::{self, Asker, Explains, Subject};
+use crate::asking::{self, Asker, Explains, Subject, with_record};
 use crate::cli::{self, ExplainerName};
 use crate::endpoint::Llm;
 use crate::interpretation::{Cut, Explained, Part, Settings, vocabulary};
@@ -291,22 +291,6 @@ impl Found {
 
 fn explainer_of(records: &[FeatureRecord]) -> &str {
     records.first().map_or("patterns", |record| &record.explainer)
-}
-
-/// A feature as the report shows it, with the explanation and the first score of its record; the others go into the note.
-fn with_record(shown: FeatureExample, record: &FeatureRecord) -> FeatureExample {
-    let score = |verdict: &Verdict| match (&verdict.value, &verdict.unscored) {
-        (Some(value), _) => format!("{}: {value:.2}", verdict.scorer),
-        (None, Some(why)) => format!("{}: unscored, {why}", verdict.scorer),
-        (None, None) => format!("{}: unscored", verdict.scorer),
-    };
-    let rest: Vec<String> = record.verdicts.iter().skip(1).map(score).collect();
-    FeatureExample {
-        explanation: record.explanation.clone().unwrap_or_default(),
-        score: record.verdicts.first().and_then(|verdict| verdict.corrected),
-        note: rest.join("; "),
-        ..shown
-    }
 }
 
 /// Activations `[n * kept positions, width]` of contexts `first..first + n`.

@@ -28,27 +28,7 @@ pub(super) fn name(hook: HookPoint) -> String {
 }
 
 pub(super) fn node<'a>(language: &'a Language, interp: &'a Interp, hook: HookPoint, assets: &'a Assets) -> Node<'a> {
-    let mut deps = vec![corpus::NAME.into(), capture::TRAIN.into(), capture::INTERPRETATION.into()];
-    deps.extend([baselines::pca_name(hook), baselines::ica_name(hook)]);
-    deps.extend(language.cases().into_iter().map(|(ratio, alpha)| sae_name(hook, ratio, alpha)));
-    if !language.families.is_empty() {
-        deps.push(sae::families_name(hook));
-    }
-    if interp.random_model.is_some() {
-        deps.extend([capture::RANDOM_TRAIN.into(), capture::RANDOM_INTERPRETATION.into(), sae::random_name(hook)]);
-    }
-    let params = json!({
-        "hook": hook,
-        "families": language.families,
-        "model": model_params(&language.model, language.center_writing_weights),
-        "interp": interp,
-        "max_norm": language.max_norm,
-        "drop_positions": language.capture.drop_positions,
-        "random_ratio": language.baselines.random_ratio,
-        "seed": language.baselines.seed,
-        "ratios": language.sae.ratios,
-        "alphas": language.sae.alphas,
-    });
+    let params = params(language, interp, hook);
     let code = [
         "autointerp",
         "dictionary",
@@ -60,17 +40,48 @@ pub(super) fn node<'a>(language: &'a Language, interp: &'a Interp, hook: HookPoi
         "monosem/evaluation",
     ];
     let weight = 10.0 + language.cases().len() as f64 * 5.0;
+    let deps = deps(language, interp, hook);
     let mut node =
         super::node(name(hook), deps, params, &code, weight, move |ctx| run(language, interp, hook, assets, ctx));
     node.inputs = model_inputs(&language.model);
     node
 }
 
+/// The nodes that dictionaries and activations come from.
+pub(super) fn deps(language: &Language, interp: &Interp, hook: HookPoint) -> Vec<String> {
+    let mut deps = vec![corpus::NAME.into(), capture::TRAIN.into(), capture::INTERPRETATION.into()];
+    deps.extend([baselines::pca_name(hook), baselines::ica_name(hook)]);
+    deps.extend(language.cases().into_iter().map(|(ratio, alpha)| sae_name(hook, ratio, alpha)));
+    if !language.families.is_empty() {
+        deps.push(sae::families_name(hook));
+    }
+    if interp.random_model.is_some() {
+        deps.extend([capture::RANDOM_TRAIN.into(), capture::RANDOM_INTERPRETATION.into(), sae::random_name(hook)]);
+    }
+    deps
+}
+
+/// What the outcome depends on besides those.
+pub(super) fn params(language: &Language, interp: &Interp, hook: HookPoint) -> serde_json::Value {
+    json!({
+        "hook": hook,
+        "families": language.families,
+        "model": model_params(&language.model, language.center_writing_weights),
+        "interp": interp,
+        "max_norm": language.max_norm,
+        "drop_positions": language.capture.drop_positions,
+        "random_ratio": language.baselines.random_ratio,
+        "seed": language.baselines.seed,
+        "ratios": language.sae.ratios,
+        "alphas": language.sae.alphas,
+    })
+}
+
 /// A dictionary to be interpreted and where its results go.
-struct Subject {
-    method: String,
-    setting: String,
-    dictionary: LinearDictionary,
+pub(super) struct Subject {
+    pub(super) method: String,
+    pub(super) setting: String,
+    pub(super) dictionary: LinearDictionary,
 }
 
 fn run(language: &Language, interp: &Interp, hook: HookPoint, assets: &Assets, ctx: &Ctx<'_>) -> Result<()> {
@@ -110,7 +121,7 @@ fn run(language: &Language, interp: &Interp, hook: HookPoint, assets: &Assets, c
     for (i, (subject, examples)) in subjects.iter().zip(gathered).enumerate() {
         ctx.check()?;
         ctx.progress(i as u64, subjects.len() as u64, "dictionaries explained");
-        let explained = settings.explain(&cut.fragments, looked_at(interp, examples));
+        let explained = settings.explain(&cut.fragments, up_to_scored(examples, interp.features));
         let label = Label::new("interp", &subject.method, hook, subject.setting.clone());
         let headline = rows_of(&label, interp, &explained, &mut rows);
         let shuffled = settings.shuffled(&cut.fragments, &explained);
@@ -127,7 +138,7 @@ fn run(language: &Language, interp: &Interp, hook: HookPoint, assets: &Assets, c
         let gathered = gather(capture::RANDOM_INTERPRETATION, capture::RANDOM_TRAIN, &control)?;
         let explained: Vec<Explained> = gathered
             .into_iter()
-            .flat_map(|examples| settings.explain(&cut.fragments, looked_at(interp, examples)))
+            .flat_map(|examples| settings.explain(&cut.fragments, up_to_scored(examples, interp.features)))
             .collect();
         let scores: Vec<Score> = headline_scores(interp, &explained).map(|(_, score)| score).collect();
         let label = Label::new("interp", "sae-tied", hook, format!("{stands},control=random-weights"));
@@ -141,16 +152,16 @@ fn run(language: &Language, interp: &Interp, hook: HookPoint, assets: &Assets, c
 }
 
 /// The latents up to the last one needed for as many scored features as asked for; all, where there are not that many.
-fn looked_at(interp: &Interp, mut examples: Vec<FeatureExamples>) -> Vec<FeatureExamples> {
+pub(super) fn up_to_scored(mut examples: Vec<FeatureExamples>, features: usize) -> Vec<FeatureExamples> {
     let enough = examples.iter().enumerate().filter(|(_, feature)| feature.enough);
-    if let Some(last) = enough.map(|(i, _)| i).nth(interp.features - 1) {
+    if let Some(last) = enough.map(|(i, _)| i).nth(features - 1) {
         examples.truncate(last + 1);
     }
     examples
 }
 
 /// The dictionaries of a hook point.
-fn subjects(language: &Language, hook: HookPoint, ctx: &Ctx<'_>) -> Result<Vec<Subject>> {
+pub(super) fn subjects(language: &Language, hook: HookPoint, ctx: &Ctx<'_>) -> Result<Vec<Subject>> {
     let mut subjects: Vec<Subject> = measure::autoencoders(language, hook, ctx)?
         .into_iter()
         .map(|sae| Subject { method: "sae-tied".into(), setting: sae.setting(), dictionary: sae.dictionary })

@@ -3,6 +3,7 @@
 //! A node is a small function from folders to a folder. What it needs to know comes from its parameters (a piece of the profile), so
 //! that its key changes when and only when something it depends on does.
 
+mod autointerp;
 mod baselines;
 mod capture;
 mod corpus;
@@ -68,6 +69,7 @@ fn of_language<'a>(language: &'a Language, assets: &'a Assets) -> Vec<Node<'a>> 
         for hook in &language.capture.hooks {
             nodes.extend(sae::random_node(language, interp, *hook));
             nodes.push(interp::node(language, interp, *hook, assets));
+            nodes.extend(autointerp::node(language, interp, *hook, assets));
         }
     }
     if let Some(properties) = &language.properties {

@@ -3,11 +3,12 @@
 use std::fmt::Debug;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use monosem_autointerp::{GatherConfig, PatternConfig, SplitRule};
+use monosem_autointerp::{ExplainerKind, GatherConfig, LlmConfig, PatternConfig, ScorerKind, SplitRule};
 use monosem_hooks::HookPoint;
 use serde::{Deserialize, Serialize};
 
 use crate::causal;
+use crate::endpoint::Llm;
 
 /// Explaining features and scoring the explanations.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -44,6 +45,33 @@ pub struct Interp {
     pub seed: u64,
     /// The control: an autoencoder of the same model with weights drawn anew.
     pub random_model: Option<RandomModel>,
+    /// Explanations and scores by a language model.
+    #[serde(default)]
+    pub llm: Option<Asked>,
+}
+
+/// Explanations and scores by a language model, beside those by patterns.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Asked {
+    /// Who is asked: `{ local = "MODEL" }`, or `{ server = { base_url = "...", model = "..." } }`.
+    pub who: Llm,
+    /// Who explains; none for the list of patterns.
+    #[serde(default)]
+    pub explainer: Option<ExplainerKind>,
+    /// How explanations are scored.
+    pub scorers: Vec<ScorerKind>,
+    /// Which dictionaries, by method (`sae-tied`, `ica-oriented`, ...); of several autoencoders of the first, the one of `ratio` and `alpha`.
+    pub methods: Vec<String>,
+    /// Features of each dictionary; the first ones that have enough fragments, and those before them, which are unscored.
+    pub features: usize,
+    /// Fragments to score on: so many of the strongest and as many random ones.
+    pub score: usize,
+    /// A fragment is quiet if the feature reaches at most this share of its maximum there.
+    pub quiet_below: f32,
+    /// How the model is asked.
+    #[serde(default)]
+    pub asking: LlmConfig,
 }
 
 /// A model whose weights were drawn anew, as a control.
@@ -65,7 +93,31 @@ impl Interp {
         GatherConfig { split: self.split, explain_min: self.explain_min, quiet: 0, quiet_below: 0.0, seed: self.seed }
     }
 
+    /// What the gatherer is asked for where a language model scores.
+    #[must_use]
+    pub fn gather_for(&self, llm: &Asked) -> GatherConfig {
+        let (top, random) = match self.split {
+            SplitRule::Documents { explain_top, explain_random, .. } => (explain_top, explain_random),
+            SplitRule::Interleaved { top, random, .. } => (top, random),
+        };
+        let n = llm.score;
+        let split = SplitRule::Documents { explain_top: top, explain_random: random, score_top: n, score_random: n };
+        GatherConfig { split, quiet: 2 * n, quiet_below: llm.quiet_below, ..self.gather() }
+    }
+
     pub(super) fn validate(&self, context: usize, cases: &[(f64, f32)]) -> Result<()> {
+        if let Some(llm) = &self.llm {
+            llm.asking.validate().context("language.interp.llm.asking")?;
+            self.gather_for(llm).validate().context("language.interp.llm")?;
+            distinct("language.interp.llm.scorers", &llm.scorers)?;
+            distinct("language.interp.llm.methods", &llm.methods)?;
+            if llm.scorers.is_empty() || llm.methods.is_empty() || llm.features == 0 || llm.score == 0 {
+                bail!("language.interp.llm: scorers and methods must have an item, features and score be at least 1");
+            }
+            if let Llm::Server(config) = &llm.who {
+                config.validate().context("language.interp.llm.who.server")?;
+            }
+        }
         self.gather().validate().context("language.interp")?;
         self.patterns.validate().context("language.interp.patterns")?;
         ensure!(

@@ -11,6 +11,7 @@ const EMBEDDED: &[(&str, &str)] = &[
     ("smollm2", include_str!("../../profiles/smollm2.toml")),
     ("smollm2-ioi", include_str!("../../profiles/smollm2-ioi.toml")),
     ("smollm2-interp", include_str!("../../profiles/smollm2-interp.toml")),
+    ("smollm2-llm", include_str!("../../profiles/smollm2-llm.toml")),
     ("smollm2-mlp", include_str!("../../profiles/smollm2-mlp.toml")),
     ("smollm2-full", include_str!("../../profiles/smollm2-full.toml")),
     ("toy", include_str!("../../profiles/toy.toml")),

@@ -15,7 +15,7 @@ mod layers;
 
 use claims::distinct;
 pub(crate) use claims::thresholds;
-pub use claims::{Interp, Ioi, Properties, RandomModel};
+pub use claims::{Asked, Interp, Ioi, Properties, RandomModel};
 pub use layers::{Loaded, embedded, load};
 
 /// Every setting of one run.
