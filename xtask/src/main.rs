@@ -4,6 +4,7 @@
 
 mod bench;
 mod ci;
+mod llm_server;
 mod package;
 mod places;
 mod setup;
@@ -44,6 +45,7 @@ enum Task {
     /// Fetches the model and the text of the golden tests, then runs all tests; arguments go to `cargo test`
     ///
     /// Examples: `cargo xtask test`, `cargo xtask test -p monosem-graph`, `cargo xtask test --test tidy -- --nocapture`.
+    /// With `--with-llm-server` first, the tests that need a language-model server run instead: llama.cpp's is built by pip, started and stopped for them.
     #[command(disable_help_flag = true)]
     Test {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]

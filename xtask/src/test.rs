@@ -6,10 +6,13 @@ use anyhow::Context as _;
 use xshell::{Shell, cmd};
 
 use crate::setup::openblas;
-use crate::{places, setup, status};
+use crate::{llm_server, places, setup, status};
 
 /// The model and the text that golden and end-to-end tests use, by the names that `monosem assets fetch` knows.
 const ASSETS: [&str; 2] = ["smollm2-135m", "brown"];
+
+/// Runs the tests that need a language-model server.
+const WITH_SERVER: &str = "--with-llm-server";
 
 /// Options of `cargo test` that say which kinds of targets run; with one of them, our own choice would contradict it.
 const KINDS: [&str; 11] = [
@@ -28,6 +31,11 @@ const KINDS: [&str; 11] = [
 
 pub(crate) fn test(sh: &Shell, args: &[String]) -> anyhow::Result<ExitCode> {
     let library = setup::setup(sh)?;
+    if args.first().is_some_and(|arg| arg == WITH_SERVER) {
+        anyhow::ensure!(args.len() == 1, "{WITH_SERVER} takes no further arguments");
+        cmd!(sh, "cargo build --workspace --all-targets").run()?;
+        return llm_server::test(sh, ASSETS[0]);
+    }
     let split = args.iter().position(|a| a == "--").unwrap_or(args.len());
     let (own, harness) = args.split_at(split);
 
