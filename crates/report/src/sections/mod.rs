@@ -6,6 +6,7 @@ mod features;
 mod generic;
 mod interp;
 mod ioi;
+mod layers;
 mod look;
 mod planted;
 mod properties;
@@ -174,22 +175,22 @@ fn sae_methods<'r>(rows: impl Iterator<Item = &'r ResultRow>) -> Vec<&'r str> {
     methods
 }
 
-/// How a method looks: family decides hue and shape; dictionary size the shade and the dash; keeping all codes opens the marker.
+/// How a method looks: family, and among `saes` the kind, decides hue and shape; dictionary size the shade and the dash; keeping all
+/// codes opens the marker.
 fn style_of(method: &str, ratio: Option<&str>, sizes: &[String], saes: &[&str]) -> Style {
     let family = palette::family(method);
-    let shape = Shape::of_family(family);
     if family == "sae" {
         let size = ratio.and_then(|r| sizes.iter().position(|s| s == r)).unwrap_or(0);
-        let other = saes.iter().position(|m| *m == method).unwrap_or(0) > 0;
-        let colour = palette::sae(size, sizes.len(), other);
-        return Style { colour, shape, filled: !other, dash: Dash::nth(size) };
+        let hue = look::hue_of(method, saes);
+        let (shape, filled) = Shape::of_sae(hue);
+        return Style { colour: palette::sae(hue, size, sizes.len()), shape, filled, dash: Dash::nth(size) };
     }
     let dash = match method.split_once('-') {
         _ if family == "random" => Dash::Short,
         None | Some((_, "topk")) => Dash::Solid,
         Some(_) => Dash::Long,
     };
-    Style { colour: palette::of_family(family), shape, filled: method.contains('-'), dash }
+    Style { colour: palette::of_family(family), shape: Shape::of_family(family), filled: method.contains('-'), dash }
 }
 
 /// Points on their way to becoming series: one series per method and group, one line per seed.
