@@ -16,6 +16,8 @@ pub(crate) struct AxisSpec {
     pub(crate) log: bool,
     /// Whether zero must be on the axis (linear axes only).
     pub(crate) from_zero: bool,
+    /// Values that must be on the axis, whatever the data.
+    pub(crate) reach: Vec<f64>,
     /// The only values that are ticks, if any are given (linear axes only).
     pub(crate) ticks: Vec<f64>,
     /// Values far above this are drawn at the edge, with an arrow.
@@ -24,11 +26,11 @@ pub(crate) struct AxisSpec {
 
 impl AxisSpec {
     pub(crate) fn linear(title: impl Into<String>) -> AxisSpec {
-        AxisSpec { title: title.into(), log: false, from_zero: false, ticks: Vec::new(), cap: None }
+        AxisSpec { title: title.into(), log: false, from_zero: false, reach: Vec::new(), ticks: Vec::new(), cap: None }
     }
 
     pub(crate) fn log(title: impl Into<String>) -> AxisSpec {
-        AxisSpec { title: title.into(), log: true, from_zero: false, ticks: Vec::new(), cap: None }
+        AxisSpec { title: title.into(), log: true, from_zero: false, reach: Vec::new(), ticks: Vec::new(), cap: None }
     }
 
     pub(crate) fn with_zero(mut self) -> AxisSpec {
@@ -66,6 +68,7 @@ const HUGE: f64 = 1e120;
 impl Axis {
     /// An axis for these values, with about `want` ticks.
     pub(crate) fn fit(spec: &AxisSpec, values: impl Iterator<Item = f64>, want: usize) -> Axis {
+        let values = values.chain(spec.reach.iter().copied());
         let mut values: Vec<f64> = values.filter(|v| v.is_finite()).map(|v| v.clamp(-HUGE, HUGE)).collect();
         if let Some(cap) = spec.cap
             && values.iter().any(|v| *v > 1.2 * cap)

@@ -199,7 +199,7 @@ fn dead(context: &Context<'_>, section: &mut Section, hook: &str, rows: &[&Resul
         .collect();
     let title = if shares { "dead latents (% of all latents)" } else { "dead latents" };
     let axis = AxisSpec::linear(title).with_zero();
-    let chart = RowChart { axis, rows: bars, references: Vec::new(), bars: true, legend: Vec::new() };
+    let chart = RowChart { axis, rows: bars, references: Vec::new(), bars: true, headed: false, legend: Vec::new() };
     let caption = format!(
         "<b>Dead latents</b> at {}. A latent is dead when it is active on at most 10 of the held-out vectors ({}). \
          Counts at the right edge.{none}",

@@ -123,7 +123,7 @@ fn by_method(
         })
         .collect();
     let axis = AxisSpec::linear(format!("score with {patterns} patterns (correlation)")).with_zero();
-    let chart = RowChart { axis, rows: dots, references: Vec::new(), bars: false, legend };
+    let chart = RowChart { axis, rows: dots, references: Vec::new(), bars: false, headed: false, legend };
     let caption = format!(
         "<b>Score by method</b> at {}, with explanations of {} patterns; mean over scored features, {}; whiskers: 95 % interval.",
         on_what(context, hook),

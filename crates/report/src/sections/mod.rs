@@ -1,5 +1,6 @@
 //! Sections of the page, one function per experiment. An experiment nobody wrote a section for gets a table.
 
+mod autointerp;
 mod claims;
 mod dictionary;
 mod features;
@@ -98,12 +99,13 @@ impl Section {
 type Build = fn(&Context<'_>, &[&ResultRow]) -> Result<Section, ReportError>;
 
 /// The experiments that have a section of their own, in the order of the page.
-pub(crate) const KNOWN: [(&str, &str, Build); 8] = [
+pub(crate) const KNOWN: [(&str, &str, Build); 9] = [
     ("claims", "Did the claims of the paper hold here?", claims::section),
     ("dictionary", "Dictionaries: reconstruction against sparsity", dictionary::section),
     ("training", "Training curves", training::section),
     ("splice", "Language modelling with the reconstruction spliced in", splice::section),
     ("interp", "Interpretability scores", interp::section),
+    ("autointerp", "Explanations by a language model, scored several ways", autointerp::section),
     ("ioi", "Indirect objects: which features carry a behaviour", ioi::section),
     ("properties", "Known properties of the text", properties::section),
     ("planted", "Planted features", planted::section),
