@@ -39,6 +39,9 @@ impl Rows {
             "ce_loss" => "nats/token",
             "kl" => "nats",
             "logit_diff" => "nats",
+            "agreement" | "agreement_rank" => "correlation",
+            "unparsed_replies" | "refused_replies" => "replies",
+            "auc" | "corrected_score" => "1",
             "scored_features" | "unscored_features" | "patched_features" | "features_for_half_kl" => "features",
             _ => "",
         };
@@ -192,13 +195,24 @@ const DICTIONARIES: [(&str, &str, f64, f64); 9] = [
     ("random", "", 0.2, 420.0),
 ];
 
+/// Further kinds of autoencoder, that only the scores of explanations are shown of.
+const KINDS: [(&str, &str, f64); 6] = [
+    ("sae-relu", "ratio=2,alpha=0.002", 0.33),
+    ("sae-gated", "ratio=2,alpha=0.002", 0.27),
+    ("sae-jump-relu", "ratio=2,alpha=0.003", 0.32),
+    ("sae-top-k", "ratio=2,k=32", 0.35),
+    ("sae-batch-top-k", "ratio=2,k=32", 0.34),
+    ("sae-matryoshka", "ratio=2,k=32", 0.29),
+];
+
 fn joined(parts: &[&str]) -> String {
     parts.iter().filter(|p| !p.is_empty()).copied().collect::<Vec<_>>().join(",")
 }
 
 fn interpretability(rows: &mut Rows) {
     for (h, hook) in HOOKS.iter().enumerate() {
-        for (i, (method, setting, score, _)) in DICTIONARIES.iter().enumerate() {
+        let usual = DICTIONARIES.iter().map(|(method, setting, score, _)| (*method, *setting, *score));
+        for (i, (method, setting, score)) in usual.chain(KINDS).enumerate() {
             let score = score * (1.0 - 0.15 * h as f64);
             for patterns in [1.0, 3.0, 5.0, 10.0, 30.0f64] {
                 let s = joined(&[setting, &format!("patterns={patterns}")]);
@@ -222,6 +236,106 @@ fn interpretability(rows: &mut Rows) {
             for (control, value) in [("shuffled", 0.02 * wobble(i)), ("random-weights", 0.14 + 0.06 * wobble(i + 3))] {
                 let s = joined(&[setting, &format!("patterns=5,control={control}")]);
                 rows.add("interp", method, hook, &s, "interp_score", value, 0.02, 140);
+            }
+        }
+    }
+}
+
+/// (scorer, unit, chance, corrected score where others have 1, asks a model).
+const SCORERS: [(&str, &str, f64, f64, bool); 7] = [
+    ("patterns", "correlation", 0.0, 0.8, false),
+    ("simulation", "correlation", 0.0, 1.0, true),
+    ("chat-simulation", "correlation", 0.0, 0.7, true),
+    ("detection", "balanced accuracy", 0.5, 1.3, true),
+    ("fuzzing", "balanced accuracy", 0.5, 1.1, true),
+    ("intruder", "accuracy", 0.25, 1.6, true),
+    ("surprisal", "AUC", 0.5, 0.9, true),
+];
+
+/// Scores of explanations, most of them by a language model.
+fn explanations(rows: &mut Rows) {
+    let scored =
+        [("sae-tied", "ratio=2,alpha=0.002", 0.45), ("sae-top-k", "ratio=2,k=32", 0.5), ("ica-oriented", "", 0.3)];
+    for (h, hook) in HOOKS.iter().enumerate() {
+        for (d, (method, setting, worth)) in scored.into_iter().enumerate() {
+            for (s, (scorer, unit, chance, gain, asks)) in SCORERS.into_iter().enumerate() {
+                let explainer = if asks { "explainer=windows" } else { "explainer=patterns" };
+                let i = 100 * h + 10 * d + s;
+                let unscored = if scorer == "chat-simulation" { 9.0 } else { (3.0 * wobble(i)).round().max(0.0) };
+                let mut add = |method: &str, setting: &str, control: &str, corrected: f64, n: u64| {
+                    let s = joined(&[setting, explainer, control, &format!("scorer={scorer}")]);
+                    let score = chance + (1.0 - chance) * corrected;
+                    let interval = 0.06 * (1.0 - chance);
+                    let first = rows.0.len();
+                    rows.add("autointerp", method, hook, &s, "score", score, interval, n - unscored as u64);
+                    if scorer != "intruder" {
+                        rows.add(
+                            "autointerp",
+                            method,
+                            hook,
+                            &s,
+                            "score_top",
+                            score + 0.04,
+                            interval,
+                            n - unscored as u64,
+                        );
+                        rows.add(
+                            "autointerp",
+                            method,
+                            hook,
+                            &s,
+                            "score_random",
+                            score - 0.06,
+                            interval,
+                            n - unscored as u64,
+                        );
+                    }
+                    rows.0[first..].iter_mut().for_each(|row| row.unit = unit.into());
+                    rows.add("autointerp", method, hook, &s, "corrected_score", corrected, 0.06, n - unscored as u64);
+                    if matches!(scorer, "detection" | "fuzzing") {
+                        rows.add(
+                            "autointerp",
+                            method,
+                            hook,
+                            &s,
+                            "auc",
+                            (score + 0.07).min(1.0),
+                            0.03,
+                            n - unscored as u64,
+                        );
+                    }
+                    rows.add("autointerp", method, hook, &s, "unscored_features", unscored, 0.0, n);
+                    if asks {
+                        rows.add(
+                            "autointerp",
+                            method,
+                            hook,
+                            &s,
+                            "unparsed_replies",
+                            (8.0 * unscored).round(),
+                            0.0,
+                            10 * n,
+                        );
+                        rows.add("autointerp", method, hook, &s, "refused_replies", (i % 3) as f64, 0.0, 10 * n);
+                    }
+                };
+                add(method, setting, "", (worth * gain * (1.0 - 0.1 * h as f64) + 0.1 * wobble(i)).min(0.97), 40);
+                if scorer != "intruder" {
+                    add(method, setting, "control=shuffled", 0.06 * wobble(i + 7), 20);
+                }
+                if d == 0 {
+                    add("random-relu", "", "control=random-directions", 0.12 * gain + 0.05 * wobble(i + 1), 20);
+                    add(method, setting, "control=random-weights", 0.17 * gain + 0.05 * wobble(i + 2), 20);
+                }
+            }
+            let asking: Vec<&str> = SCORERS.iter().filter(|s| s.4).map(|s| s.0).collect();
+            for (i, a) in asking.iter().enumerate() {
+                for (j, b) in asking.iter().enumerate().skip(i + 1) {
+                    let s = joined(&[setting, "explainer=windows", &format!("scorers={a}+{b}")]);
+                    let close = 0.45 + 0.7 * wobble(31 * i + 7 * j + d);
+                    rows.add("autointerp", method, hook, &s, "agreement_rank", close, 0.18, 31 + (i + j) as u64);
+                    rows.add("autointerp", method, hook, &s, "agreement", close + 0.03, 0.18, 31 + (i + j) as u64);
+                }
             }
         }
     }
@@ -295,6 +409,15 @@ fn features() -> Vec<FeatureExample> {
                     fragments,
                 };
                 all.push(example.clone());
+                if *method == "sae-tied" && feature < 6 {
+                    let mut explained = example.clone();
+                    explained.experiment = "autointerp".into();
+                    explained.explanation =
+                        "the word \"that\" where it opens a subordinate clause, mostly after a verb of saying".into();
+                    explained.note = "fuzzing: 0.81; intruder: 0.70; chat-simulation: unscored, of 10 replies 4 could not be read and 0 were refused".into();
+                    explained.fragments.iter_mut().for_each(|f| f.predicted.clear());
+                    all.push(explained);
+                }
                 if h == 1 && feature < 4 {
                     example.experiment = "ioi".into();
                     example.note = "acts at S2, END; edit 0.8".into();
@@ -375,6 +498,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     language_model(&mut rows);
     planted(&mut rows);
     interpretability(&mut rows);
+    explanations(&mut rows);
     indirect_objects(&mut rows);
     properties(&mut rows);
     rows.add("tomorrow", "sae-tied", HOOKS[0], "ratio=2", "novelty", 0.42, 0.05, 50);

@@ -14,7 +14,7 @@ use crate::row::write_whole;
 #[derive(Serialize, Deserialize, Clone, PartialEq, Debug, Default)]
 #[serde(deny_unknown_fields)]
 pub struct FeatureExample {
-    /// Family of experiments, as in [`ResultRow::experiment`](crate::ResultRow::experiment): `interp` or `ioi`.
+    /// Family of experiments, as in [`ResultRow::experiment`](crate::ResultRow::experiment): `interp`, `autointerp` or `ioi`.
     pub experiment: String,
     /// What made the dictionary, as in result rows: `sae-tied`, `pca`, `ica-oriented`, `identity-relu`, ...
     pub method: String,
@@ -26,7 +26,8 @@ pub struct FeatureExample {
     pub feature: usize,
     /// A sentence; may be empty.
     pub explanation: String,
-    /// Correlation of predicted with true activations, at the headline length of an explanation; none: not scored.
+    /// Correlation of predicted with true activations, at the headline length of an explanation, or for `autointerp` the
+    /// chance-corrected score of the first scorer; none: not scored.
     pub score: Option<f64>,
     /// Third uncentred moment over the standard deviation cubed, on all tokens.
     pub skew: Option<f64>,

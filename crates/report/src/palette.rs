@@ -43,9 +43,27 @@ const FIXED_PAIRS: [(Rgb, Rgb); FIXED as usize] = [
     ([0x6e, 0x5a, 0x4a], [0xc9, 0xb3, 0xa0]),
 ];
 
-/// Ends of the ramps: (light page from, to), (dark page from, to).
-const SAE_ENDS: [Rgb; 4] = [[0x59, 0xa5, 0xdb], [0x06, 0x28, 0x5a], [0x3b, 0x84, 0xc4], [0xd0, 0xe8, 0xfc]];
-const SAE_OTHER_ENDS: [Rgb; 4] = [[0xb3, 0x8b, 0xd6], [0x3d, 0x10, 0x66], [0x93, 0x62, 0xc4], [0xe9, 0xd8, 0xfb]];
+/// Kinds of sparse autoencoder that can be told apart by hue.
+pub(crate) const SAE_HUES: usize = 7;
+
+/// Ends of the ramps: (light page from, to), (dark page from, to). Neighbours in this list differ most, and all keep away from
+/// the hues of the other families; seven hues are more than a colour-blind reader can tell, so each also has a shape of its own.
+const SAE_ENDS: [[Rgb; 4]; SAE_HUES] = [
+    // Blue.
+    [[0x59, 0xa5, 0xdb], [0x06, 0x28, 0x5a], [0x3b, 0x84, 0xc4], [0xd0, 0xe8, 0xfc]],
+    // Purple.
+    [[0xb3, 0x8b, 0xd6], [0x3d, 0x10, 0x66], [0x93, 0x62, 0xc4], [0xe9, 0xd8, 0xfb]],
+    // Crimson.
+    [[0xef, 0x6f, 0x80], [0x80, 0x08, 0x1f], [0xd2, 0x46, 0x5c], [0xff, 0xd0, 0xd6]],
+    // Olive.
+    [[0x9d, 0xae, 0x33], [0x3f, 0x4a, 0x08], [0x80, 0x91, 0x22], [0xe6, 0xf0, 0xab]],
+    // Cyan.
+    [[0x2f, 0xb6, 0xbd], [0x04, 0x48, 0x52], [0x14, 0x94, 0xa0], [0xbd, 0xf2, 0xf4]],
+    // Magenta.
+    [[0xe4, 0x73, 0xdb], [0x75, 0x08, 0x6e], [0xc8, 0x4b, 0xbf], [0xfb, 0xd3, 0xf7]],
+    // Slate.
+    [[0x8d, 0x9b, 0xb3], [0x26, 0x33, 0x4d], [0x70, 0x80, 0x9c], [0xdc, 0xe4, 0xf2]],
+];
 
 /// Viridis (van der Walt and Smith), sampled; the light page leaves out its pale end, the dark page its dark end.
 const VIRIDIS: [Rgb; 11] = [
@@ -75,7 +93,7 @@ fn viridis(t: f64) -> Rgb {
 /// All colours: (light, dark).
 fn table() -> Vec<(Rgb, Rgb)> {
     let mut all = FIXED_PAIRS.to_vec();
-    for ends in [SAE_ENDS, SAE_OTHER_ENDS] {
+    for ends in SAE_ENDS {
         for i in 0..RAMP {
             let t = f64::from(i) / f64::from(RAMP - 1);
             all.push((mix(ends[0], ends[1], t), mix(ends[2], ends[3], t)));
@@ -103,14 +121,14 @@ fn spread(index: usize, count: usize, len: u8) -> u8 {
     (t * last).round() as u8
 }
 
-/// Shade of a sparse autoencoder's dictionary size; `other` for families beyond the first.
-pub(crate) fn sae(index: usize, count: usize, other: bool) -> Colour {
-    Colour(FIXED + if other { RAMP } else { 0 } + spread(index, count, RAMP))
+/// Shade of a sparse autoencoder's dictionary size, the `index`-th of `count`, in one of the [`SAE_HUES`].
+pub(crate) fn sae(hue: usize, index: usize, count: usize) -> Colour {
+    Colour(FIXED + (hue % SAE_HUES) as u8 * RAMP + spread(index, count, RAMP))
 }
 
 /// Shade of the `index`-th of `count` ordered things of no family (alphas in training curves).
 pub(crate) fn ordered(index: usize, count: usize) -> Colour {
-    Colour(FIXED + 2 * RAMP + spread(index, count, STEPS))
+    Colour(FIXED + SAE_HUES as u8 * RAMP + spread(index, count, STEPS))
 }
 
 /// The family of a method: its name up to the first hyphen.
@@ -121,7 +139,7 @@ pub(crate) fn family(method: &str) -> &str {
 /// Colour of a method that is not a sparse autoencoder.
 pub(crate) fn of_family(family: &str) -> Colour {
     match family {
-        "sae" => sae(0, 1, false),
+        "sae" => sae(0, 0, 1),
         "pca" => PCA,
         "ica" => ICA,
         "nmf" => NMF,
@@ -170,7 +188,7 @@ mod tests {
                 assert_ne!(a.0, b.0);
             }
         }
-        assert_eq!(all.len(), usize::from(FIXED + 2 * RAMP + STEPS));
+        assert_eq!(all.len(), usize::from(FIXED + SAE_HUES as u8 * RAMP + STEPS));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::number;
 use crate::row::{ResultRow, Setting, natural_order, value_order};
 
 /// Metrics in reading order; others follow by name.
-const METRIC_ORDER: [&str; 27] = [
+const METRIC_ORDER: [&str; 36] = [
     "n_latents",
     "l0",
     "fvu",
@@ -27,6 +27,15 @@ const METRIC_ORDER: [&str; 27] = [
     "unscored_features",
     "skew_correlation",
     "kurtosis_correlation",
+    "score",
+    "corrected_score",
+    "score_top",
+    "score_random",
+    "auc",
+    "unparsed_replies",
+    "refused_replies",
+    "agreement_rank",
+    "agreement",
     "patched_features",
     "kl",
     "kl_auc",

@@ -20,7 +20,7 @@ fn number() -> impl Strategy<Value = f64> {
 
 prop_compose! {
     fn any_row()(
-        experiment in prop_oneof![Just("dictionary".to_owned()), Just("training".to_owned()), Just("splice".to_owned()), Just("planted".to_owned()), Just("interp".to_owned()), Just("ioi".to_owned()), Just("properties".to_owned()), text()],
+        experiment in prop_oneof![Just("dictionary".to_owned()), Just("training".to_owned()), Just("splice".to_owned()), Just("planted".to_owned()), Just("interp".to_owned()), Just("autointerp".to_owned()), Just("ioi".to_owned()), Just("properties".to_owned()), text()],
         method in prop_oneof![Just("model".to_owned()), Just("pca-oriented".to_owned()), Just("sae-tied".to_owned()), Just("pca-topk".to_owned()), Just("identity".to_owned()), text()],
         hook in prop_oneof![Just("blocks.3.hook_resid_post".to_owned()), Just(String::new()), text()],
         setting in prop_oneof![
@@ -31,6 +31,12 @@ prop_compose! {
             Just("ablation=none".to_owned()),
             (1..9u32, text()).prop_map(|(p, c)| format!("ratio=2,patterns={p},control={c}")),
             (1..9u32).prop_map(|p| format!("ratio=2,alpha=0.002,patterns={p}")),
+            (0..4u32, 0..8usize, 0..5usize).prop_map(|(r, s, c)| {
+                let scorer = ["patterns", "simulation", "detection", "fuzzing", "intruder", "surprisal", "", "<b>"][s];
+                let control = ["", ",control=shuffled", ",control=random-directions", ",control=random-weights", ",control=<i>"][c];
+                format!("ratio={r},explainer=windows{control},scorer={scorer}")
+            }),
+            (0..4u32, text()).prop_map(|(r, b)| format!("ratio={r},explainer=windows,scorers=fuzzing+{b}")),
             (1..999u32).prop_map(|b| format!("bits={b}")),
             Just("patterns=5,control=shuffled".to_owned()),
             (0..3u32, number()).prop_map(|(s, t)| format!("prompts=report,seed={s},threshold={t:e}")),
@@ -41,6 +47,8 @@ prop_compose! {
         metric in prop_oneof![
             Just("fvu".to_owned()), Just("l0".to_owned()), Just("dead_latents".to_owned()), Just("n_latents".to_owned()),
             Just("perplexity".to_owned()), Just("mmcs".to_owned()), Just("loss".to_owned()), text(),
+            Just("corrected_score".to_owned()), Just("score".to_owned()), Just("unscored_features".to_owned()),
+            Just("unparsed_replies".to_owned()), Just("agreement_rank".to_owned()), Just("agreement".to_owned()),
             Just("interp_score".to_owned()), Just("kl".to_owned()), Just("patched_features".to_owned()), Just("edit_norm".to_owned()),
             Just("features_for_half_kl".to_owned()), Just("best_auroc".to_owned()),
         ],
@@ -56,7 +64,7 @@ prop_compose! {
 
 prop_compose! {
     fn any_feature()(
-        experiment in prop_oneof![Just("interp".to_owned()), Just("ioi".to_owned()), text()],
+        experiment in prop_oneof![Just("interp".to_owned()), Just("autointerp".to_owned()), Just("ioi".to_owned()), text()],
         (method, hook, setting) in (text(), text(), text()),
         feature in any::<usize>(),
         explanation in text(),

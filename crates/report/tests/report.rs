@@ -38,6 +38,7 @@ fn run() -> Vec<ResultRow> {
         rows.push(row("planted", "sae-tied", "", &format!("generator=correlated,ratio=2,alpha={alpha}"), "mmcs", 0.9));
     }
     interpretability(&mut rows, hook);
+    explanations(&mut rows, hook);
     indirect_objects(&mut rows, hook);
     for (property, auroc) in [("inside_quote", 0.97), ("after_name", 0.75)] {
         rows.push(row("properties", "sae-tied", hook, &format!("ratio=2,property={property}"), "best_auroc", auroc));
@@ -65,6 +66,16 @@ fn interpretability(rows: &mut Vec<ResultRow>, hook: &str) {
         rows.push(row("interp", method, hook, &with("patterns=5,control=random-weights"), "interp_score", 0.1));
     }
     rows.push(row("interp", "pca", "blocks.4.hook_resid_post", "patterns=5", "interp_score", 0.3));
+}
+
+/// One scorer and its control; `tests/explanations.rs` has the rest.
+fn explanations(rows: &mut Vec<ResultRow>, hook: &str) {
+    for (setting, value) in [("scorer=detection", 0.6), ("control=shuffled,scorer=detection", 0.1)] {
+        let setting = format!("ratio=2,explainer=integers,{setting}");
+        rows.push(row("autointerp", "sae-tied", hook, &setting, "corrected_score", value));
+        rows.push(row("autointerp", "sae-tied", hook, &setting, "unscored_features", 9000.0));
+    }
+    rows.push(row("autointerp", "sae-tied", hook, "ratio=2,scorers=detection+fuzzing", "agreement_rank", 0.5));
 }
 
 /// On prompts of all names, and once more on prompts of few.
@@ -122,6 +133,7 @@ fn features() -> Vec<FeatureExample> {
     let hook = "blocks.3.hook_resid_post";
     let mut all: Vec<FeatureExample> = (0..25).map(|i| feature("interp", "sae-tied", hook, i)).collect();
     all.push(feature("ioi", "pca", hook, 7));
+    all.push(feature("autointerp", "sae-tied", hook, 9));
     all.push(feature("elsewhere", "pca", hook, 8));
     all
 }
@@ -144,6 +156,7 @@ fn a_run_has_every_part() {
             "interp-length-blocks.3.hook-resid-post",
             "interp-kurtosis-blocks.3.hook-resid-post",
             "interp-blocks.4.hook-resid-post",
+            "autointerp-blocks.3.hook-resid-post",
             "ioi-blocks.3.hook-resid-post",
             "ioi-half-blocks.3.hook-resid-post",
             "ioi-blocks.3.hook-resid-post-4-names",
@@ -160,6 +173,7 @@ fn a_run_has_every_part() {
             "Training curves",
             "Language modelling with the reconstruction spliced in",
             "Interpretability scores",
+            "Explanations by a language model, scored several ways",
             "Indirect objects: which features carry a behaviour",
             "Known properties of the text",
             "Planted features",
@@ -204,7 +218,7 @@ fn missing_experiments_are_named_and_nothing_is_fine() {
     assert!(rendered.figures.is_empty());
     assert!(rendered.html.contains(
         "Left out, because this run has no such results: <code>claims</code>, <code>dictionary</code>, <code>training</code>, <code>splice</code>, \
-         <code>interp</code>, <code>ioi</code>, <code>properties</code>, <code>planted</code>."
+         <code>interp</code>, <code>autointerp</code>, <code>ioi</code>, <code>properties</code>, <code>planted</code>."
     ));
 }
 
@@ -243,7 +257,7 @@ fn hostile_text_stays_text() {
         feature.fragments[0].kind = HOSTILE.into();
         feature.fragments[0].tokens = vec![HOSTILE.into(); 3];
     }
-    features[26].experiment = HOSTILE.into();
+    features[27].experiment = HOSTILE.into();
     check_page(&render(&rows, &features, &p).unwrap());
 }
 

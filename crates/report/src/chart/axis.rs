@@ -16,19 +16,21 @@ pub(crate) struct AxisSpec {
     pub(crate) log: bool,
     /// Whether zero must be on the axis (linear axes only).
     pub(crate) from_zero: bool,
-    /// Whether only whole numbers are ticks (linear axes only).
-    pub(crate) whole: bool,
+    /// Values that must be on the axis, whatever the data.
+    pub(crate) reach: Vec<f64>,
+    /// The only values that are ticks, if any are given (linear axes only).
+    pub(crate) ticks: Vec<f64>,
     /// Values far above this are drawn at the edge, with an arrow.
     pub(crate) cap: Option<f64>,
 }
 
 impl AxisSpec {
     pub(crate) fn linear(title: impl Into<String>) -> AxisSpec {
-        AxisSpec { title: title.into(), log: false, from_zero: false, whole: false, cap: None }
+        AxisSpec { title: title.into(), log: false, from_zero: false, reach: Vec::new(), ticks: Vec::new(), cap: None }
     }
 
     pub(crate) fn log(title: impl Into<String>) -> AxisSpec {
-        AxisSpec { title: title.into(), log: true, from_zero: false, whole: false, cap: None }
+        AxisSpec { title: title.into(), log: true, from_zero: false, reach: Vec::new(), ticks: Vec::new(), cap: None }
     }
 
     pub(crate) fn with_zero(mut self) -> AxisSpec {
@@ -36,8 +38,8 @@ impl AxisSpec {
         self
     }
 
-    pub(crate) fn of_whole_numbers(mut self) -> AxisSpec {
-        self.whole = true;
+    pub(crate) fn with_ticks(mut self, ticks: Vec<f64>) -> AxisSpec {
+        self.ticks = ticks;
         self
     }
 
@@ -66,6 +68,7 @@ const HUGE: f64 = 1e120;
 impl Axis {
     /// An axis for these values, with about `want` ticks.
     pub(crate) fn fit(spec: &AxisSpec, values: impl Iterator<Item = f64>, want: usize) -> Axis {
+        let values = values.chain(spec.reach.iter().copied());
         let mut values: Vec<f64> = values.filter(|v| v.is_finite()).map(|v| v.clamp(-HUGE, HUGE)).collect();
         if let Some(cap) = spec.cap
             && values.iter().any(|v| *v > 1.2 * cap)
@@ -92,8 +95,10 @@ impl Axis {
             (lo, hi) = (if floor { 0.0 } else { lo - pad }, hi + pad);
         }
         let mut ticks = round_ticks(lo, hi, want);
-        if spec.whole {
-            ticks.retain(|v| v.fract() == 0.0);
+        if !spec.ticks.is_empty() {
+            // Every second, third, ... where they would crowd.
+            let every = spec.ticks.len().div_ceil(want.max(2));
+            ticks = spec.ticks.iter().copied().step_by(every).filter(|v| (lo..=hi).contains(v)).collect();
         }
         let decimals = ticks.get(1).map_or(0, |b| decimals_of(b - ticks[0]));
         let ticks = ticks.into_iter().map(|v| (v, tick_label(v, decimals))).collect();
@@ -265,7 +270,7 @@ mod tests {
             labels(&AxisSpec::log(""), &[1e-4, 1e-1]),
             ["10⁻⁴", "3×10⁻⁴", "0.001", "0.003", "0.01", "0.03", "0.1"]
         );
-        assert_eq!(labels(&AxisSpec::linear("").of_whole_numbers(), &[3.0, 5.0]), ["3", "4", "5"]);
+        assert_eq!(labels(&AxisSpec::linear("").with_ticks(vec![3.0, 5.0, 11.0]), &[2.9, 11.2]), ["3", "5", "11"]);
         assert_eq!(labels(&AxisSpec::linear(""), &[0.0, 5000.0])[..3], ["0", "1,000", "2,000"]);
     }
 

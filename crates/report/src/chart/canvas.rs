@@ -206,7 +206,12 @@ impl<'a> Canvas<'a> {
             return self.draw(&PathElement::new(closed, colour.rgb().stroke_width(units(EDGE) as u32)));
         }
         self.draw(&Circle::new(at(x, y), units(4.0), inside.rgb().filled()))?;
-        self.draw(&Circle::new(at(x, y), units(4.0), colour.rgb().stroke_width(units(EDGE) as u32)))
+        self.draw(&Circle::new(at(x, y), units(4.0), colour.rgb().stroke_width(units(EDGE) as u32)))?;
+        if shape == Shape::Target {
+            self.draw(&Circle::new(at(x, y), units(1.75), colour.rgb().filled()))
+        } else {
+            Ok(())
+        }
     }
 
     pub(crate) fn text(&self, text: &str, (x, y): (f64, f64), size: f64, colour: Colour, anchor: Anchor) -> Drawn {

@@ -2,7 +2,7 @@
 
 use crate::palette;
 
-/// One shape per family of methods, so that figures can be read without colour.
+/// One shape per family of methods, and one for each kind of sparse autoencoder, so that figures can be read without colour.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Shape {
     Circle,
@@ -12,6 +12,11 @@ pub(crate) enum Shape {
     Plus,
     Cross,
     Wedge,
+    Star,
+    Left,
+    Right,
+    /// A circle with a dot in it.
+    Target,
 }
 
 impl Shape {
@@ -27,6 +32,20 @@ impl Shape {
         }
     }
 
+    /// Shape of a kind of sparse autoencoder, by the place of its hue in the palette, and whether it is filled.
+    pub(crate) fn of_sae(hue: usize) -> (Shape, bool) {
+        let all = [
+            (Shape::Circle, true),
+            (Shape::Circle, false),
+            (Shape::Star, true),
+            (Shape::Right, true),
+            (Shape::Left, true),
+            (Shape::Left, false),
+            (Shape::Target, false),
+        ];
+        all[hue % all.len()]
+    }
+
     /// Corners around the centre in pixels, for the shapes that are polygons.
     pub(crate) fn corners(self) -> Option<Vec<(f64, f64)>> {
         match self {
@@ -34,7 +53,10 @@ impl Shape {
             Shape::Triangle => Some(vec![(0.0, -5.0), (4.75, 3.5), (-4.75, 3.5)]),
             Shape::Wedge => Some(vec![(0.0, 5.0), (4.75, -3.5), (-4.75, -3.5)]),
             Shape::Diamond => Some(vec![(0.0, -5.25), (5.25, 0.0), (0.0, 5.25), (-5.25, 0.0)]),
-            Shape::Circle | Shape::Plus | Shape::Cross => None,
+            Shape::Left => Some(vec![(-5.0, 0.0), (3.5, -4.75), (3.5, 4.75)]),
+            Shape::Right => Some(vec![(5.0, 0.0), (-3.5, -4.75), (-3.5, 4.75)]),
+            Shape::Star => Some(star()),
+            Shape::Circle | Shape::Target | Shape::Plus | Shape::Cross => None,
         }
     }
 
@@ -46,6 +68,15 @@ impl Shape {
             _ => None,
         }
     }
+}
+
+/// Five points, the first upwards.
+fn star() -> Vec<(f64, f64)> {
+    let corner = |i: u32| {
+        let (radius, angle) = (if i.is_multiple_of(2) { 5.75 } else { 2.5 }, std::f64::consts::PI / 5.0 * f64::from(i));
+        (radius * angle.sin(), -radius * angle.cos())
+    };
+    (0..10).map(corner).collect()
 }
 
 /// Line patterns.
@@ -89,7 +120,8 @@ impl Dash {
 pub(crate) struct Style {
     pub(crate) colour: palette::Colour,
     pub(crate) shape: Shape,
-    /// Open markers for a method that keeps every code, filled ones for sparse methods and for variants of a method.
+    /// Open markers for a method that keeps every code, filled ones for its sparse and other variants; among sparse autoencoders it
+    /// tells two kinds of one shape apart.
     pub(crate) filled: bool,
     pub(crate) dash: Dash,
 }

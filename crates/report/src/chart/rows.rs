@@ -41,6 +41,8 @@ pub(crate) struct RowChart {
     pub(crate) references: Vec<(String, f64)>,
     /// Bars from zero instead of dots.
     pub(crate) bars: bool,
+    /// Whether each group has its name above it.
+    pub(crate) headed: bool,
     /// What the dots beside are; may be empty.
     pub(crate) legend: Vec<Entry>,
 }
@@ -66,7 +68,8 @@ pub(crate) fn draw_rows(chart: &RowChart) -> Drawn<String> {
     let levels = references.iter().map(|r| r.level + 1).max().unwrap_or(0);
     let top = 10.0 + levels as f64 * REFERENCE_STEP;
     let gaps = chart.rows.windows(2).filter(|w| w[0].group != w[1].group).count();
-    let bottom = top + 6.0 + chart.rows.len() as f64 * STEP + gaps as f64 * GAP;
+    let heads = if chart.headed && !chart.rows.is_empty() { gaps + 1 } else { 0 };
+    let bottom = top + 6.0 + (chart.rows.len() + heads) as f64 * STEP + gaps as f64 * GAP;
 
     paint(WIDTH, bottom + BOTTOM + legend::height(&chart.legend), |canvas| {
         for (v, label) in &axis.ticks {
@@ -95,6 +98,14 @@ pub(crate) fn draw_rows(chart: &RowChart) -> Drawn<String> {
             if i > 0 && chart.rows[i - 1].group != row.group {
                 y += GAP;
             }
+            if chart.headed && (i == 0 || chart.rows[i - 1].group != row.group) {
+                let head = fit(&row.group, TEXT * 1.05, WIDTH - 16.0);
+                // Bold letters are wider than those of the estimate.
+                let behind = Rect::of_text(&head, 8.0, y, TEXT * 1.2, Anchor::Start);
+                canvas.bar(behind, PAPER)?;
+                canvas.bold(&head, (8.0, y), TEXT)?;
+                y += STEP;
+            }
             draw_row(canvas, chart.bars, row, y, x0, &across)?;
             canvas.text(&fit(&row.label, TEXT, left - 14.0), (x0 - 10.0, y), TEXT, INK, Anchor::End)?;
             canvas.text(&fit(&row.text, TEXT, right - 12.0), (x1 + 10.0, y), TEXT, INK, Anchor::Start)?;
@@ -109,8 +120,17 @@ fn draw_row(canvas: &Canvas<'_>, bars: bool, row: &Row, y: f64, x0: f64, across:
     if bars {
         return canvas.bar(Rect { x0: x0.min(x), y0: y - 6.0, x1: x0.max(x), y1: y + 6.0 }, row.style.colour);
     }
-    for b in &row.beside {
-        draw_dot(canvas, (b.value, b.low, b.high), b.style, y, across)?;
+    // Controls whose intervals cover each other are set a little above and below one another.
+    let extents: Vec<(f64, f64)> = row
+        .beside
+        .iter()
+        .map(|b| (across(b.low.unwrap_or(b.value)) - 5.0, across(b.high.unwrap_or(b.value)) + 5.0))
+        .collect();
+    let meet = |(i, a): (usize, &(f64, f64))| extents[..i].iter().any(|b| a.0 < b.1 && b.0 < a.1);
+    let step = if extents.iter().enumerate().any(meet) { 9.0 / (extents.len() - 1) as f64 } else { 0.0 };
+    for (i, b) in row.beside.iter().enumerate() {
+        let apart = (i as f64 - (extents.len() - 1) as f64 / 2.0) * step;
+        draw_dot(canvas, (b.value, b.low, b.high), b.style, y + apart, across)?;
     }
     draw_dot(canvas, (row.value, row.low, row.high), row.style, y, across)
 }

@@ -12,6 +12,9 @@ use crate::table::{self, Cell};
 /// Settings along which a method's points are joined by a line.
 const SWEPT: [&str; 2] = ["alpha", "k"];
 
+/// Autoencoders of one point each that are named beside their points: they are near each other, unlike the other methods.
+const MOST_NAMED: usize = 3;
+
 pub(super) fn section(context: &Context<'_>, rows: &[&ResultRow]) -> Result<Section, ReportError> {
     let mut section = Section::new("");
     section.paragraph(
@@ -69,7 +72,12 @@ pub(super) fn against_l0(rows: &[&ResultRow], l0_rows: &[&ResultRow], metric: &s
         let style = style_of(&method, setting.get("ratio"), &sizes, &saes);
         groups.add(&method, group, &setting, style, point);
     }
-    groups.into_series(true)
+    let mut series = groups.into_series(true);
+    // Many points in one place push their names so far away that nobody knows whose they are; the legend takes them then.
+    if series.iter().filter(|s| s.direct && s.label.starts_with("sae")).count() > MOST_NAMED {
+        series.iter_mut().filter(|s| s.label.starts_with("sae")).for_each(|s| s.direct = false);
+    }
+    series
 }
 
 /// For every k of the top-k baselines, the autoencoder whose L0 is nearest.
@@ -191,7 +199,7 @@ fn dead(context: &Context<'_>, section: &mut Section, hook: &str, rows: &[&Resul
         .collect();
     let title = if shares { "dead latents (% of all latents)" } else { "dead latents" };
     let axis = AxisSpec::linear(title).with_zero();
-    let chart = RowChart { axis, rows: bars, references: Vec::new(), bars: true, legend: Vec::new() };
+    let chart = RowChart { axis, rows: bars, references: Vec::new(), bars: true, headed: false, legend: Vec::new() };
     let caption = format!(
         "<b>Dead latents</b> at {}. A latent is dead when it is active on at most 10 of the held-out vectors ({}). \
          Counts at the right edge.{none}",

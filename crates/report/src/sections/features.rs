@@ -38,14 +38,25 @@ pub(super) fn browser(section: &mut Section, experiment: &str, features: &[&Feat
     } else {
         "Features, and text they are active on"
     };
+    let predicted = features.iter().flat_map(|f| &f.fragments).any(|f| !f.predicted.is_empty());
+    let underline = if predicted {
+        "; <span class=\"text\"><i class=\"p9\">underlined</i></span>: how active the explanation predicts it to be"
+    } else {
+        ""
+    };
+    let scores = if experiment == "autointerp" {
+        " The score is the chance-corrected one of the scorer that was run first; the line below the explanation has the others, as they came."
+    } else {
+        ""
+    };
     let out = &mut section.html;
     // Writing to a String cannot fail, here and below.
     let _ = writeln!(
         out,
         "<div class=\"browser\" id=\"{id}\">\n<h3>{title}</h3>\n<p>The first {per} features of each dictionary in <code>features.json</code>, \
          with up to {PER_KIND} fragments of the largest activations (<em>top</em>) and {PER_KIND} random ones. <span class=\"text\"><i \
-         class=\"a9\">Shaded</i></span>: how active the feature is, relative to its largest activation here (hover for the value); <span \
-         class=\"text\"><i class=\"p9\">underlined</i></span>: how active the explanation predicts it to be. ↵ is a line break.</p>"
+         class=\"a9\">Shaded</i></span>: how active the feature is, relative to its largest activation here (hover for the value){underline}. ↵ is a line \
+         break.{scores}</p>"
     );
     for (i, shelf) in shelves.iter().enumerate() {
         let _ = writeln!(

@@ -1,19 +1,20 @@
 //! How well short explanations predict features: by method, by layer, by length, and against skew and kurtosis.
 
-use super::look::{Dictionary, Looks};
-use super::{Context, Groups, Section, features, hooks_of, on_what};
-use crate::chart::{
-    AxisSpec, Beside, Dash, Entry, Panel, Point, Row, RowChart, Series, Shape, Style, draw_grid, draw_rows,
-};
+use super::look::{self, Dictionary, Looks};
+use super::{Context, Groups, Section, features, hooks_of, layers, on_what};
+use crate::chart::{AxisSpec, Beside, Entry, Panel, Point, Row, RowChart, Series, draw_grid, draw_rows};
 use crate::escape::html;
 use crate::row::{ResultRow, Setting};
-use crate::{FeatureExample, ReportError, number, palette, table};
+use crate::{FeatureExample, ReportError, number, table};
 
 /// Keys of a setting that say how a dictionary was scored, not which it is.
 const MEASURED: [&str; 4] = ["patterns", "bits", "control", "seed"];
 
 /// Patterns in an explanation that one sentence can hold: the length at which methods are compared.
 const SENTENCE: &str = "5";
+
+/// More bands than these over one another are a fog.
+const MOST_BANDS: usize = 8;
 
 /// Fewer points than this are no cloud.
 const FEWEST_POINTS: usize = 20;
@@ -69,34 +70,14 @@ fn scores<'r>(rows: &[&'r ResultRow], patterns: &str, control: Option<&str>) -> 
 
 /// The paper's Fig. 2: scores over the layers, where more than one was measured.
 fn by_layer(section: &mut Section, rows: &[&ResultRow], looks: &Looks, patterns: &str) -> Result<(), ReportError> {
-    let layer = |hook: &str| hook.strip_prefix("blocks.")?.split_once('.')?.0.parse::<u32>().ok();
-    let site = |hook: &str| hook.splitn(3, '.').nth(2).unwrap_or("").to_owned();
     let found = scores(rows, patterns, None);
-    for of_site in table::distinct(found.iter().map(|(_, r)| Some(site(&r.hook)))) {
-        let mut groups = Groups::default();
-        let mut layers: Vec<u32> = Vec::new();
-        for (dictionary, row) in found.iter().filter(|(_, r)| site(&r.hook) == of_site) {
-            let Some(layer) = layer(&row.hook) else { continue };
-            layers.push(layer);
-            let point = Point { x: f64::from(layer), y: row.value, y_low: row.ci_low, y_high: row.ci_high };
-            let style = looks.style(dictionary);
-            groups.add(&dictionary.method, dictionary.setting.clone(), &Setting::default(), style, point);
-        }
-        layers.sort_unstable();
-        layers.dedup();
-        if layers.len() < 2 {
+    for of_site in layers::sites(found.iter().map(|(_, r)| *r)) {
+        let Some(panel) = layers::panel("", &format!("score with {patterns} patterns"), &of_site, &found, looks) else {
             continue;
-        }
-        let panel = Panel {
-            title: String::new(),
-            x: AxisSpec::linear("layer").of_whole_numbers(),
-            y: AxisSpec::linear(format!("score with {patterns} patterns")).with_zero(),
-            series: groups.into_series(false),
-            references: Vec::new(),
         };
         let caption = format!(
             "<b>Score by layer</b>, site <code>{}</code>: mean over the scored features of each dictionary, with explanations of \
-             {} patterns; whiskers: 95 % interval.",
+             {} patterns; whiskers: 95 % interval. Points of one layer are set a little apart.",
             html(&of_site),
             html(patterns),
         );
@@ -110,15 +91,6 @@ fn by_layer(section: &mut Section, rows: &[&ResultRow], looks: &Looks, patterns:
     Ok(())
 }
 
-/// The controls that may stand beside a score: key, words, look.
-fn controls() -> [(&'static str, &'static str, Style); 2] {
-    let style = |shape| Style { colour: palette::MUTED, shape, filled: false, dash: Dash::Solid };
-    [
-        ("shuffled", "control: explanations dealt to other features", style(Shape::Diamond)),
-        ("random-weights", "control: the same on a model with random weights", style(Shape::Wedge)),
-    ]
-}
-
 fn by_method(
     context: &Context<'_>,
     section: &mut Section,
@@ -129,10 +101,12 @@ fn by_method(
 ) -> Result<(), ReportError> {
     let mut legend = Vec::new();
     let mut control_dots: Vec<(Dictionary, Beside)> = Vec::new();
-    for (control, words, style) in controls() {
+    for (control, words, style) in
+        look::CONTROLS.map(|(control, words, shape)| (control, words, look::of_control(shape)))
+    {
         let found = scores(rows, patterns, Some(control));
         if !found.is_empty() {
-            legend.push(Entry { label: words.to_owned(), style, line: false, marker: true });
+            legend.push(Entry { label: format!("control: {words}"), style, line: false, marker: true });
         }
         let dot = |r: &ResultRow| Beside { value: r.value, low: r.ci_low, high: r.ci_high, style };
         control_dots.extend(found.into_iter().map(|(dictionary, row)| (dictionary, dot(row))));
@@ -149,7 +123,7 @@ fn by_method(
         })
         .collect();
     let axis = AxisSpec::linear(format!("score with {patterns} patterns (correlation)")).with_zero();
-    let chart = RowChart { axis, rows: dots, references: Vec::new(), bars: false, legend };
+    let chart = RowChart { axis, rows: dots, references: Vec::new(), bars: false, headed: false, legend };
     let caption = format!(
         "<b>Score by method</b> at {}, with explanations of {} patterns; mean over scored features, {}; whiskers: 95 % interval.",
         on_what(context, hook),
@@ -181,6 +155,9 @@ fn by_length(
                 }
                 let mut series = groups.into_series(false);
                 series.iter_mut().for_each(|s| s.band = s.lines.iter().any(|l| l.len() > 1));
+                if series.len() > MOST_BANDS {
+                    series.iter_mut().flat_map(|s| s.lines.iter_mut().flatten()).for_each(without_interval);
+                }
                 let y = AxisSpec::linear("score (correlation)").with_zero();
                 Panel { title: String::new(), x: AxisSpec::log(title), y, series, references: Vec::new() }
             })
@@ -190,9 +167,14 @@ fn by_length(
     if panels.is_empty() {
         return Ok(());
     }
+    let bands = if panels.iter().all(|p| p.series.len() <= MOST_BANDS) {
+        "Bands: 95 % interval."
+    } else {
+        "The intervals, which would cover each other here, are in the tables below."
+    };
     let caption = format!(
         "<b>Score against length of the explanation</b> at {}: the first patterns of each explanation, or as many as fit into so many \
-         bits. Bands: 95 % interval. Read the left end: there an explanation is short enough to be one.",
+         bits. {bands} Read the left end: there an explanation is short enough to be one.",
         on_what(context, hook),
     );
     let (columns, height) = if panels.len() == 1 { (1, 320.0) } else { (2, 260.0) };
@@ -202,6 +184,10 @@ fn by_length(
         &caption,
         draw_grid(&panels, columns, height),
     )
+}
+
+fn without_interval(point: &mut Point) {
+    (point.y_low, point.y_high) = (None, None);
 }
 
 /// One point per feature of the features file that has a score and a kurtosis.

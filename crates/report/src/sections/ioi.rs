@@ -151,7 +151,7 @@ fn half(section: &mut Section, hook: &str, names: &str, rows: &[&ResultRow], loo
     found.sort_by(|a, b| a.0.cmp(&b.0));
     let dots = found.iter().map(|(dictionary, row)| looks.row(dictionary, row, 3)).collect();
     let axis = AxisSpec::log("features that halve the KL (log scale)");
-    let chart = RowChart { axis, rows: dots, references: Vec::new(), bars: false, legend: Vec::new() };
+    let chart = RowChart { axis, rows: dots, references: Vec::new(), bars: false, headed: false, legend: Vec::new() };
     let caption = format!(
         "<b>Features needed to halve the KL</b> between the two prompts{with_names}; fewer is better. A dictionary that never gets there has \
          no row. Whiskers: 95 % interval over prompts."

@@ -1,11 +1,13 @@
 //! Sections of the page, one function per experiment. An experiment nobody wrote a section for gets a table.
 
+mod autointerp;
 mod claims;
 mod dictionary;
 mod features;
 mod generic;
 mod interp;
 mod ioi;
+mod layers;
 mod look;
 mod planted;
 mod properties;
@@ -97,12 +99,13 @@ impl Section {
 type Build = fn(&Context<'_>, &[&ResultRow]) -> Result<Section, ReportError>;
 
 /// The experiments that have a section of their own, in the order of the page.
-pub(crate) const KNOWN: [(&str, &str, Build); 8] = [
+pub(crate) const KNOWN: [(&str, &str, Build); 9] = [
     ("claims", "Did the claims of the paper hold here?", claims::section),
     ("dictionary", "Dictionaries: reconstruction against sparsity", dictionary::section),
     ("training", "Training curves", training::section),
     ("splice", "Language modelling with the reconstruction spliced in", splice::section),
     ("interp", "Interpretability scores", interp::section),
+    ("autointerp", "Explanations by a language model, scored several ways", autointerp::section),
     ("ioi", "Indirect objects: which features carry a behaviour", ioi::section),
     ("properties", "Known properties of the text", properties::section),
     ("planted", "Planted features", planted::section),
@@ -174,22 +177,22 @@ fn sae_methods<'r>(rows: impl Iterator<Item = &'r ResultRow>) -> Vec<&'r str> {
     methods
 }
 
-/// How a method looks: family decides hue and shape; dictionary size the shade and the dash; keeping all codes opens the marker.
+/// How a method looks: family, and among `saes` the kind, decides hue and shape; dictionary size the shade and the dash; keeping all
+/// codes opens the marker.
 fn style_of(method: &str, ratio: Option<&str>, sizes: &[String], saes: &[&str]) -> Style {
     let family = palette::family(method);
-    let shape = Shape::of_family(family);
     if family == "sae" {
         let size = ratio.and_then(|r| sizes.iter().position(|s| s == r)).unwrap_or(0);
-        let other = saes.iter().position(|m| *m == method).unwrap_or(0) > 0;
-        let colour = palette::sae(size, sizes.len(), other);
-        return Style { colour, shape, filled: !other, dash: Dash::nth(size) };
+        let hue = look::hue_of(method, saes);
+        let (shape, filled) = Shape::of_sae(hue);
+        return Style { colour: palette::sae(hue, size, sizes.len()), shape, filled, dash: Dash::nth(size) };
     }
     let dash = match method.split_once('-') {
         _ if family == "random" => Dash::Short,
         None | Some((_, "topk")) => Dash::Solid,
         Some(_) => Dash::Long,
     };
-    Style { colour: palette::of_family(family), shape, filled: method.contains('-'), dash }
+    Style { colour: palette::of_family(family), shape: Shape::of_family(family), filled: method.contains('-'), dash }
 }
 
 /// Points on their way to becoming series: one series per method and group, one line per seed.

@@ -105,7 +105,7 @@ fn by_method(
         on_what(context, hook),
         table::n_in_words(rows.iter().copied().filter(|r| r.metric == metric)),
     );
-    let chart = RowChart { axis: axis(metric), rows: dots, references, bars: false, legend: Vec::new() };
+    let chart = RowChart { axis: axis(metric), rows: dots, references, bars: false, headed: false, legend: Vec::new() };
     section.figure(&format!("splice-{hook}"), &format!("{name} by method at {hook}"), &caption, draw_rows(&chart))
 }
 
