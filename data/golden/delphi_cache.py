@@ -1,5 +1,6 @@
 """Writes delphi/: latent caches that delphi's own `LatentCache` wrote of a small random GPT-2 with random sparse encoders, and dense.safetensors, what the
-encoders returned while it did, without the cache between. Needs eai-delphi 0.1.3, torch 2.15.0, transformers 5.23.0, numpy 2.4.6 (CPU).
+encoders returned while it did, without the cache between. Needs eai-delphi 0.1.3, torch 2.15.0, transformers 5.23.0, numpy 2.4.6 (CPU);
+`pip install --no-deps eai-delphi` and what `delphi.latents` imports will do, without vllm. eai-delphi 0.0.2 and 0.1.0 to 0.1.2 write the same bytes.
 
 usage: delphi_cache.py [FOLDER]
 

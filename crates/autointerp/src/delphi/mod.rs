@@ -75,7 +75,7 @@ pub struct DelphiConfig {
 ///   out. Refused for want of a `config.json`.
 ///
 /// # What the writer does
-/// - It ends with an error at a range in which no latent is ever active; the files after that are missing.
+/// - It ends with an error at a range in which no latent is ever active; the files after that are missing, and `config.json`, which it writes last.
 /// - The number of latents is that of the first hook point: higher ones of others are left out.
 /// - Activations beyond 65504 become infinite; they are refused here.
 /// - Negative activations are kept where an encoder gives them; they are refused here.
@@ -334,7 +334,7 @@ fn read_config(path: &Path) -> Result<DelphiConfig, DelphiError> {
     let file = std::fs::File::open(path).map_err(|e| match e.kind() {
         std::io::ErrorKind::NotFound => DelphiError::invalid(
             path,
-            "missing; caches of sae-auto-interp without one number latents otherwise and lack the last of every file: cache again",
+            "missing; delphi writes it last, so this run ended early, or is of a sae-auto-interp that left out latents: cache again",
         ),
         _ => DelphiError::io("open", path, e),
     })?;

@@ -400,7 +400,7 @@ fn folders_that_are_no_cache_are_refused() {
         assert!(error.contains("config.json: ") && error.contains(expected), "{error} lacks {expected}");
     }
     fs::remove_file(path.join(CONFIG)).unwrap();
-    assert!(error(path).contains("config.json: missing; caches of sae-auto-interp"));
+    assert!(error(path).contains("config.json: missing; delphi writes it last"));
 }
 
 #[test]
