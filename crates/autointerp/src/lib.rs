@@ -2,6 +2,7 @@
 
 mod candidates;
 mod classes;
+mod delphi;
 mod error;
 mod examples;
 mod explain;
@@ -19,6 +20,7 @@ mod tests;
 mod vocabulary;
 
 pub use classes::TokenClass;
+pub use delphi::{DelphiCache, DelphiConfig, DelphiError};
 pub use error::ConfigError;
 pub use examples::{Example, FeatureExamples, Fragments, Moments, Quiet};
 pub use explain::{PatternConfig, PatternExplainer};
