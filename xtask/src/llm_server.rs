@@ -18,25 +18,24 @@ const PACKAGE: &str = "llama-cpp-python[server]==0.3.36";
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The test files whose ignored tests need the server.
-const TESTS: [(&str, &str); 2] = [("monosem-llm", "real_server"), ("monosem", "llm_server")];
+const TESTS: [&str; 2] = ["real_server", "llm_server"];
 
 /// The model file is named by `model`, as `monosem assets fetch` knows it.
 pub(crate) fn test(sh: &Shell, model: &str) -> anyhow::Result<ExitCode> {
     let python = install(sh)?;
     let file = fetch(model)?;
     let server = Server::start(&python, &file)?;
-    for (package, test) in TESTS {
-        let mut command =
-            Command::from(cmd!(sh, "cargo test --package {package} --test {test} -- --ignored --test-threads 1"));
-        command.env("MONOSEM_TEST_LLM_URL", format!("http://127.0.0.1:{}/v1", server.port));
-        command.env("MONOSEM_TEST_LLM_MODEL", model).env("MONOSEM_TEST_LLM_FILE", &file);
-        let code = status(command)?;
-        if code != ExitCode::SUCCESS {
-            eprintln!("what the server said: {}", server.log.display());
-            return Ok(code);
-        }
+    // All of the workspace, whose features are those that were built.
+    let tests = TESTS.iter().flat_map(|test| ["--test", test]);
+    let mut command =
+        Command::from(cmd!(sh, "cargo test --workspace {tests...} -- --ignored --test-threads 1 --nocapture"));
+    command.env("MONOSEM_TEST_LLM_URL", format!("http://127.0.0.1:{}/v1", server.port));
+    command.env("MONOSEM_TEST_LLM_MODEL", model).env("MONOSEM_TEST_LLM_FILE", &file);
+    let code = status(command)?;
+    if code != ExitCode::SUCCESS {
+        eprintln!("what the server said: {}", server.log.display());
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(code)
 }
 
 /// The Python of an environment of its own in the target folder, with the server in it.

@@ -291,6 +291,11 @@ pub(crate) fn with_record(shown: FeatureExample, record: &FeatureRecord) -> Feat
         (None, Some(why)) => format!("{}: unscored, {why}", verdict.scorer),
         (None, None) => format!("{}: unscored", verdict.scorer),
     };
+    let mut shown = shown;
+    if record.explainer != Explains::Patterns.name() {
+        // What patterns predict is not what this explanation says.
+        shown.fragments.iter_mut().for_each(|fragment| fragment.predicted.clear());
+    }
     let rest: Vec<String> = record.verdicts.iter().skip(1).map(score).collect();
     FeatureExample {
         explanation: record.explanation.clone().unwrap_or_default(),

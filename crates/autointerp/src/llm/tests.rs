@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use monosem_llm::{Reply, ReplyToken, ScoredToken, Usage};
 use ndarray::{Array2, Array3};
 use proptest::prelude::*;
-use rand::RngExt as _;
 
 use super::*;
 use crate::{GatherConfig, Gatherer, SplitRule};
@@ -71,7 +70,7 @@ impl Endpoint for Model {
             Manner::Constant if prompt.contains(" tokens:") => right,
             Manner::Constant if prompt.contains("Description") => right.replace('0', "1"),
             Manner::Constant => "1".into(),
-            Manner::Stumbles if n % 3 > 0 => right,
+            Manner::Stumbles if !n.is_multiple_of(3) => right,
             Manner::Babbles | Manner::Stumbles => "Sure! I would be happy to help with that.".into(),
         };
         let token = ReplyToken { text: text.clone(), logprob: -0.1, top: vec![(text.clone(), -0.1)] };

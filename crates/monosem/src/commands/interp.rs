@@ -101,7 +101,7 @@ pub(crate) fn interp(args: &cli::Interp) -> Result<u8> {
     let (features, random) = (explained.next().unwrap_or_default(), explained.next().unwrap_or_default());
     let found = asks.run(args, &site, &settings, &cut.fragments, &features, &random)?;
 
-    let label = Label::new("interp", "sae", site.hook, "");
+    let label = Label::new("autointerp", "sae", site.hook, "");
     let scored = |feature: &Explained| {
         let shown = settings.example(&label, &cut.fragments, feature);
         let record = found.records.iter().find(|record| record.feature == shown.feature);
