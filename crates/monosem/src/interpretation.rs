@@ -10,8 +10,7 @@ use monosem_autointerp::{
 };
 use monosem_corpus::Contexts;
 use monosem_dictionary::{Dictionary as _, LinearDictionary};
-use monosem_hooks::HookedModel;
-use monosem_lm::{LanguageModel, Tokenizer};
+use monosem_lm::Tokenizer;
 use monosem_report::{FeatureExample, Fragment};
 use ndarray::parallel::prelude::*;
 use ndarray::{Array2, Array3, s};
@@ -28,9 +27,9 @@ const LEAST_DOCUMENTS: usize = 20;
 const SHOWN: usize = 3;
 
 /// The text of every token of a model.
-pub(crate) fn vocabulary(model: &LanguageModel, tokenizer: &Tokenizer) -> Vocabulary {
+pub(crate) fn vocabulary(d_vocab: usize, tokenizer: &Tokenizer) -> Vocabulary {
     let text = |id: usize| u32::try_from(id).ok().and_then(|id| tokenizer.token(id)).unwrap_or_default();
-    Vocabulary::new((0..model.d_vocab()).map(text).collect())
+    Vocabulary::new((0..d_vocab).map(text).collect())
 }
 
 /// Latents of a dictionary.

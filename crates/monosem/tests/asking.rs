@@ -302,3 +302,67 @@ fn a_model_in_this_process_needs_no_server() {
     let refused = results.iter().find(|row| row["metric"] == "refused_replies").expect("refusals are counted");
     assert_eq!(refused["value"].as_f64(), refused["n"].as_f64());
 }
+
+/// A cache as delphi writes it: latent `l` of 5..9 is active on token `50 + l` of the toy model's.
+fn write_cache(folder: &Path, rows: u32, length: u32) {
+    let mixed = |row: u32, at: u32| u64::from(row * 32 + at).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
+    let token = |row: u32, at: u32| (mixed(row, at) % 60) as u32 + 40;
+    let (mut locations, mut activations, mut tokens) = (Vec::new(), Vec::new(), Vec::new());
+    for (row, at) in (0..rows).flat_map(|row| (0..length).map(move |at| (row, at))) {
+        tokens.extend(i64::from(token(row, at)).to_le_bytes());
+        let latent = token(row, at).wrapping_sub(50);
+        if (5..9).contains(&latent) {
+            [row, at, latent - 5].iter().for_each(|n| locations.extend(n.to_le_bytes()));
+            activations.extend((1.0 + latent as f32).to_le_bytes());
+        }
+    }
+    use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
+    let n = activations.len() / 4;
+    let tensor = |dtype, shape: Vec<usize>, data| TensorView::new(dtype, shape, data).unwrap();
+    let tensors = [
+        ("locations", tensor(Dtype::U32, vec![n, 3], &locations)),
+        ("activations", tensor(Dtype::F32, vec![n], &activations)),
+        ("tokens", tensor(Dtype::I64, vec![rows as usize, length as usize], &tokens)),
+    ];
+    fs::create_dir_all(folder).unwrap();
+    serialize_to_file(tensors, None, &folder.join("5_8.safetensors")).unwrap();
+    let config = json!({
+        "dataset_repo": "made/up", "dataset_split": "train", "dataset_name": "", "dataset_column": "text", "batch_size": 4,
+        "cache_ctx_len": length, "n_tokens": rows * length, "n_splits": 1, "model_name": "toy",
+    });
+    fs::write(folder.join("config.json"), config.to_string()).unwrap();
+}
+
+#[test]
+fn latents_that_delphi_cached_are_explained_and_scored() {
+    let place = Place::new();
+    write_cache(&place.path("cache-of-delphi/h.0"), 400, 32);
+    let server = Server::start(false);
+    let args = [
+        "interp-cache",
+        "cache-of-delphi/h.0",
+        "--model",
+        "toy",
+        "--fragment",
+        "16",
+        "--scorers",
+        "patterns,detection",
+    ];
+    let llm = ["--llm", &server.address, "--llm-model", "m", "--controls", "2", "--out", "out", "--json"];
+    let json = place.succeed(&[&args[..], &llm].concat());
+    let features: Vec<Value> = serde_json::from_str(&json).unwrap();
+    let numbers: Vec<u64> = features.iter().map(|feature| feature["feature"].as_u64().unwrap()).collect();
+    assert_eq!(numbers, [5, 6, 7, 8]);
+    for feature in &features {
+        assert!(feature["score"].as_f64().unwrap() > 0.99, "one token explains it: {feature}");
+    }
+    let records = records(&place, "out");
+    assert!(records.iter().all(|record| record["control"].is_null() || record["control"] == "shuffled"));
+    assert!(records.iter().any(|record| record["control"] == "shuffled"));
+
+    let say = |args: &[&str], words: &str| assert!(place.fail(args, 1).contains(words), "{args:?}");
+    say(&["interp-cache", "nowhere", "--model", "toy"], "nowhere");
+    say(&["interp-cache", "cache-of-delphi/h.0", "--model", "toy", "--features", "99"], "99");
+    say(&["interp-cache", "cache-of-delphi/h.0", "--model", "toy", "--features", "5,5"], "twice");
+    say(&["interp-cache", "cache-of-delphi/h.0", "--model", "toy", "--fragment", "0"], "0");
+}

@@ -8,6 +8,7 @@ use monosem_autointerp::ScorerKind;
 use super::Where;
 use crate::commands;
 use crate::endpoint::LlmName;
+use crate::model::Model;
 use crate::text::Text;
 
 /// Who explains.
@@ -47,12 +48,19 @@ pub(crate) struct Interp {
     /// Interpret the first N features.
     #[arg(long, default_value_t = 50, value_name = "N")]
     pub(crate) first: usize,
-    /// Patterns in an explanation.
-    #[arg(long, default_value_t = 5)]
-    pub(crate) patterns: usize,
     /// Leave out rows whose norm is over this multiple of the median norm (attention sinks); inf keeps all.
     #[arg(long, default_value_t = 20.0)]
     pub(crate) max_norm: f64,
+    #[command(flatten)]
+    pub(crate) scoring: Scoring,
+}
+
+/// How features are explained and scored, and where the results go.
+#[derive(Debug, Args)]
+pub(crate) struct Scoring {
+    /// Patterns in an explanation.
+    #[arg(long, default_value_t = 5)]
+    pub(crate) patterns: usize,
     /// Draws fragments, the documents to score on, controls and whatever a scorer draws.
     #[arg(long, default_value_t = 0)]
     pub(crate) seed: u64,
@@ -90,4 +98,27 @@ pub(crate) struct Interp {
     /// Features behind each control: explanations dealt to other features, and random directions in place of the dictionary.
     #[arg(long, default_value_t = 20, value_name = "N", value_parser = commands::count::<10_000>)]
     pub(crate) controls: usize,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InterpCache {
+    /// The folder of one hook point in delphi's latent cache: config.json and files FIRST_LAST.safetensors.
+    pub(crate) cache: PathBuf,
+    /// The model whose tokens the cache holds, for their text: a name, hf:owner/name[@revision], a folder in Hugging Face layout, or a .gguf file.
+    #[arg(long)]
+    pub(crate) model: Model,
+    /// Tokens in a fragment.
+    #[arg(long, default_value_t = 64)]
+    pub(crate) fragment: usize,
+    /// Latents to interpret, as a list such as 3,17; the first ones of the cache by default.
+    #[arg(long, value_delimiter = ',', conflicts_with = "first")]
+    pub(crate) features: Vec<usize>,
+    /// Interpret the first N latents of the cache.
+    #[arg(long, default_value_t = 50, value_name = "N")]
+    pub(crate) first: usize,
+    /// Print results as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) scoring: Scoring,
 }

@@ -17,7 +17,7 @@ mod interp;
 mod training;
 
 pub(crate) use claims::{Ioi, Patch, PatchRun, Where};
-pub(crate) use interp::{ExplainerName, Interp};
+pub(crate) use interp::{ExplainerName, Interp, InterpCache, Scoring};
 pub(crate) use training::{Export, ExportFormat, FamilyName, Train};
 
 const EXIT_CODES: &str = "Exit codes: 0 done; 1 failed, the message says what and where; 2 wrong command line; 3 some nodes of a \
@@ -57,6 +57,8 @@ enum Command {
     Eval(Eval),
     /// Explain features of a dictionary and score the explanations.
     Interp(Interp),
+    /// Explain and score the latents of a cache that delphi wrote.
+    InterpCache(InterpCache),
     /// Patch features into a model's runs: what causes indirect object identification, and what features do to a text.
     #[command(subcommand)]
     Patch(Patch),
@@ -290,6 +292,7 @@ fn run(command: Command) -> anyhow::Result<u8> {
         Command::Export(args) => commands::export::export(&args),
         Command::Eval(args) => commands::eval::eval(&args),
         Command::Interp(args) => commands::interp::interp(&args),
+        Command::InterpCache(args) => commands::interp_cache::interp_cache(&args),
         Command::Patch(Patch::Ioi(args)) => commands::patch::ioi(&args),
         Command::Patch(Patch::Run(args)) => commands::patch::run(&args),
         Command::Assets(AssetsCommand::Fetch { names }) => commands::assets::fetch(&names),

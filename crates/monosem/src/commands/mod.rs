@@ -6,8 +6,10 @@ pub(crate) mod eval;
 pub(crate) mod export;
 pub(crate) mod graph;
 pub(crate) mod interp;
+pub(crate) mod interp_cache;
 pub(crate) mod patch;
 pub(crate) mod reproduce;
+mod scoring;
 pub(crate) mod train;
 
 use std::fmt::Display;

@@ -92,7 +92,7 @@ impl Run<'_, '_> {
         let Self { language, interp, asked, hook, assets, ctx } = *self;
         let model = fetch::load(assets, &language.model, language.center_writing_weights, ctx)?;
         let tokenizer = Tokenizer::load(&fetch::model(assets, &language.model, ctx)?)?;
-        let vocabulary = vocabulary(&model, &tokenizer);
+        let vocabulary = vocabulary(model.config().d_vocab, &tokenizer);
         drop(model);
         let contexts = Contexts::load(&ctx.dep(corpus::NAME)?.join("interpretation.safetensors"))?;
         let cut = Cut::new(&contexts, interp.fragment, interp.fragments, &language.capture.drop_positions)?;

@@ -87,7 +87,7 @@ pub(super) struct Subject {
 fn run(language: &Language, interp: &Interp, hook: HookPoint, assets: &Assets, ctx: &Ctx<'_>) -> Result<()> {
     let model = fetch::load(assets, &language.model, language.center_writing_weights, ctx)?;
     let tokenizer = Tokenizer::load(&fetch::model(assets, &language.model, ctx)?)?;
-    let vocabulary = vocabulary(&model, &tokenizer);
+    let vocabulary = vocabulary(model.config().d_vocab, &tokenizer);
     let contexts = Contexts::load(&ctx.dep(corpus::NAME)?.join("interpretation.safetensors"))?;
     let cut = Cut::new(&contexts, interp.fragment, interp.fragments, &language.capture.drop_positions)?;
     let n_fragments = cut.fragments.documents.len();

@@ -257,7 +257,7 @@ impl Experiment<'_> {
         if method.shows_features() {
             let features = match &language.interp {
                 Some(interp) => {
-                    let vocabulary = vocabulary(&model, &tokenizer);
+                    let vocabulary = vocabulary(model.config().d_vocab, &tokenizer);
                     self.what_they_fire_on(interp, &dictionary, &changes, &vocabulary, ctx)?
                 }
                 None => Vec::new(),
