@@ -229,6 +229,13 @@ impl Feature {
         };
         let (_, asked_top, asked_random) = config.asked();
         let limit = config.quiet_below * self.moments.max;
+        // What counts as quiet is not shown as active as well.
+        let score_random: Vec<Example> = if config.quiet > 0 {
+            let loud = |example: &Example| example.activations.iter().any(|activation| *activation > limit);
+            score_random.into_iter().filter(loud).collect()
+        } else {
+            score_random
+        };
         let used = |fragment: u32| {
             let (explain, top, random) = (&explain, &score_top, &score_random);
             explain.iter().chain(top).chain(random).any(|example: &Example| example.fragment == fragment)

@@ -27,8 +27,8 @@ pub use explain::{PatternConfig, PatternExplainer};
 pub use explanation::{PatternExplanation, PatternSimulator, Rule};
 pub use gather::{GatherConfig, Gatherer, SplitRule};
 pub use llm::{
-    Evidence, Exchange, ExplainerKind, Interpreter, LlmConfig, Prompts, ScorerKind, Template, TemplateError, Unscored,
-    Verdict, Written,
+    Evidence, Exchange, ExplainerKind, Interpreter, LlmConfig, Prompts, QuietRef, ScorerKind, Template, TemplateError,
+    Unscored, Verdict, Written,
 };
 pub use pattern::{Pattern, WINDOWS};
 pub use records::{

@@ -145,7 +145,8 @@ pub fn read_records(path: &Path) -> Result<Vec<FeatureRecord>, RecordError> {
     lines(path, parse).map(|records| records.into_iter().map(|(_, record)| record).collect())
 }
 
-/// Reads explanations made elsewhere: lines of JSON with `feature` (a number) and `explanation` (a text); whatever else stands there is passed over.
+/// Reads explanations made elsewhere: lines of JSON with `feature` (a number) and `explanation` (a text); whatever else stands there is passed over, and so are
+/// lines of a control.
 ///
 /// # Errors
 /// If the file cannot be read, a line is of another form, or a feature is explained twice.
@@ -153,6 +154,10 @@ pub fn read_explanations(path: &Path) -> Result<BTreeMap<usize, String>, RecordE
     let parse = |value: Value| {
         let feature = value["feature"].as_u64().and_then(|n| usize::try_from(n).ok());
         let feature = feature.ok_or("no number \"feature\"")?;
+        // Controls have numbers of their own, and explanations that are not the feature's.
+        if value.get("control").is_some_and(|control| !control.is_null()) {
+            return Ok(None);
+        }
         match &value["explanation"] {
             Value::String(text) if !text.trim().is_empty() => Ok(Some((feature, text.trim().to_owned()))),
             // What nobody could explain is written as null.
@@ -229,6 +234,9 @@ mod tests {
             .unwrap();
         let error = read_explanations(&path).unwrap_err().to_string();
         assert!(error.ends_with("line 3: feature 1 has an explanation already"), "{error}");
+        let of_control = FeatureRecord { control: Some("shuffled".into()), ..record(4, Some("of another")) };
+        write_records(&path, &[record(4, Some("days")), of_control]).unwrap();
+        assert_eq!(read_explanations(&path).unwrap(), BTreeMap::from([(4, "days".to_owned())]));
         fs::write(&path, "{\"feature\": 1, \"explanation\": 3}\n").unwrap();
         assert!(read_explanations(&path).unwrap_err().to_string().contains("line 1: no text"));
         fs::write(&path, "{\"feature\": 1, \"expl").unwrap();

@@ -1,16 +1,18 @@
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 
 use reqwest::Url;
 use reqwest::header::{self, HeaderName};
-use serde::{Deserialize, Serialize};
+use serde::de::{self, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::LlmError;
 use crate::http::is_loopback;
 use crate::secret::{Secret, from_environment};
 
 /// Where the key for the server is found. The key itself stands in no setting.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Key {
     /// The server wants none.
@@ -20,6 +22,36 @@ pub enum Key {
     Env(String),
     /// In this file, white space around it aside.
     File(PathBuf),
+}
+
+/// By hand, so that no message repeats what stands in the key's place: it may be the key.
+impl<'de> Deserialize<'de> for Key {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        const FORM: &str = r#"{ env = "NAME" } or { file = "PATH" }, and never the key itself"#;
+        struct Form;
+        impl<'de> Visitor<'de> for Form {
+            type Value = Key;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(FORM)
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Key, E> {
+                if text == "none" { Ok(Key::None) } else { Err(E::custom(format!("`key`: expected {FORM}"))) }
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Key, A::Error> {
+                let fail = || de::Error::custom(format!("`key`: expected {FORM}"));
+                let key = match map.next_key::<String>()?.as_deref() {
+                    Some("env") => Key::Env(map.next_value()?),
+                    Some("file") => Key::File(map.next_value()?),
+                    _ => return Err(fail()),
+                };
+                if map.next_key::<String>()?.is_some() { Err(fail()) } else { Ok(key) }
+            }
+        }
+        deserializer.deserialize_any(Form)
+    }
 }
 
 impl Key {

@@ -95,8 +95,10 @@ pub(crate) struct WireUsage {
 
 /// What the server counted; what it did not count is a quarter of the bytes.
 pub(crate) fn usage(counted: Option<&WireUsage>, prompt_bytes: usize, reply_bytes: usize) -> Usage {
-    let prompt = counted.and_then(|usage| usage.prompt_tokens);
-    let reply = counted.and_then(|usage| usage.completion_tokens);
+    // More than any model reads is a slip of the server's, and would overflow sums.
+    const MOST: u64 = 1 << 40;
+    let prompt = counted.and_then(|usage| usage.prompt_tokens).filter(|n| *n <= MOST);
+    let reply = counted.and_then(|usage| usage.completion_tokens).filter(|n| *n <= MOST);
     Usage {
         prompt_tokens: prompt.unwrap_or((prompt_bytes as u64).div_ceil(4)),
         reply_tokens: reply.unwrap_or((reply_bytes as u64).div_ceil(4)),

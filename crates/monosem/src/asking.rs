@@ -153,7 +153,7 @@ impl Asker<'_> {
             examples: shown_examples(fragments, &feature.examples, self.settings.vocabulary),
         };
         if !feature.examples.enough {
-            let unscored = |kind: &ScorerKind| Verdict::unscored(*kind, 0.0, Unscored::TooFewFragments);
+            let unscored = |kind: &ScorerKind| Verdict::unscored(*kind, self.chance(*kind), Unscored::TooFewFragments);
             record.verdicts = self.scorers.iter().map(unscored).collect();
             return Ok(record);
         }
@@ -173,13 +173,13 @@ impl Asker<'_> {
                 (ScorerKind::Patterns, ..) => match &feature.scored {
                     Some(scored) => scored
                         .at(Budget::Patterns(self.settings.headline))
-                        .map_or_else(|| unexplained(*kind, &record), pattern_verdict),
-                    None => unexplained(*kind, &record),
+                        .map_or_else(|| self.unexplained(*kind, &record), pattern_verdict),
+                    None => self.unexplained(*kind, &record),
                 },
                 // It needs no explanation.
                 (ScorerKind::Intruder, Some(interpreter), _) => interpreter.score(*kind, number, "", &evidence)?,
                 (_, Some(interpreter), Some(text)) => interpreter.score(*kind, number, text, &evidence)?,
-                _ => unexplained(*kind, &record),
+                _ => self.unexplained(*kind, &record),
             };
             record.verdicts.push(verdict);
         }
@@ -187,13 +187,20 @@ impl Asker<'_> {
     }
 }
 
-fn explained_by<'f>(features: &'f [Explained], record: &FeatureRecord) -> Option<&'f Explained> {
-    features.iter().find(|feature| feature.examples.feature == record.feature)
+impl Asker<'_> {
+    fn chance(&self, kind: ScorerKind) -> f64 {
+        self.interpreter.map_or(0.0, |interpreter| kind.chance(interpreter.config))
+    }
+
+    fn unexplained(&self, kind: ScorerKind, record: &FeatureRecord) -> Verdict {
+        let problem = record.asked.as_ref().and_then(|exchange| exchange.problem.clone());
+        let why = problem.unwrap_or_else(|| "none was given".into());
+        Verdict::unscored(kind, self.chance(kind), Unscored::NotExplained { why })
+    }
 }
 
-fn unexplained(kind: ScorerKind, record: &FeatureRecord) -> Verdict {
-    let problem = record.asked.as_ref().and_then(|exchange| exchange.problem.clone());
-    Verdict::unscored(kind, 0.0, Unscored::NotExplained { why: problem.unwrap_or_else(|| "none was given".into()) })
+fn explained_by<'f>(features: &'f [Explained], record: &FeatureRecord) -> Option<&'f Explained> {
+    features.iter().find(|feature| feature.examples.feature == record.feature)
 }
 
 fn pattern_verdict(score: monosem_autointerp::Score) -> Verdict {

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use monosem_assets::{Assets, Events};
 use monosem_autointerp::LlmConfig;
 use monosem_llm::{Cached, Client, ClientConfig, Endpoint, Key};
@@ -85,7 +85,8 @@ impl LlmName {
 
 fn read(path: &Path, model: Option<&str>) -> Result<(Llm, LlmConfig)> {
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let file: File = toml::from_str(&text).with_context(|| path.display().to_string())?;
+    // The message alone, without the line: a key may stand there that should stand elsewhere.
+    let file: File = toml::from_str(&text).map_err(|e| anyhow!("{}: {}", path.display(), e.message()))?;
     let llm = match (file.local, file.server) {
         (Some(model), None) => Llm::Local(model),
         (None, Some(config)) => {
@@ -130,13 +131,22 @@ impl Llm {
     }
 }
 
+/// All that a reply depends on besides the question; the number grows when this program's own part in it changes.
+fn identity(model: &LanguageModel, tokenizer: &Tokenizer) -> String {
+    const VERSION: u32 = 1;
+    let template = tokenizer.chat_template().unwrap_or_default();
+    let (weights, config) = (model.weights_hash(), model.config());
+    let all = format!("{VERSION} {weights} {} {config:?} {template}", tokenizer.hash());
+    blake3::hash(all.as_bytes()).to_hex().to_string()
+}
+
 impl Opened {
     /// Hands the model out as an endpoint.
     pub(crate) fn ask<T>(&self, cache: &Path, work: impl FnOnce(&dyn Endpoint) -> Result<T>) -> Result<T> {
         match self {
             Self::Local { name, model, tokenizer } => {
                 let local = LocalModel::new(name.clone(), model, tokenizer)?;
-                work(&Cached::new(local, model.weights_hash(), cache)?)
+                work(&Cached::new(local, identity(model, tokenizer), cache)?)
             }
             Self::Server(client) => work(client.as_ref()),
         }
@@ -185,6 +195,7 @@ mod tests {
         let error = |text: &str| format!("{:#}", resolve(text).unwrap_err());
         assert!(error("[asking]\nwindow = 1\n").contains("expected either"));
         assert!(error("local = 'toy'\n[asking]\nwindow = 1\n").contains("`window` is 1"));
-        assert!(error("[server]\nbase_url = 'x'\nkey = 'sk-secret'\n").contains("llm.toml"));
+        let error = error("[server]\nbase_url = 'x'\nkey = 'sk-secret'\n");
+        assert!(error.contains("llm.toml") && error.contains("env") && !error.contains("sk-secret"), "{error}");
     }
 }

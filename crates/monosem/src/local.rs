@@ -108,6 +108,10 @@ impl<'m> LocalModel<'m> {
         {
             pieces.insert(0, (bos, ""));
         }
+        let d_vocab = self.texts.len();
+        if let Some((id, part)) = pieces.iter().find(|(id, _)| *id as usize >= d_vocab) {
+            return Err(self.refused(format!("token {id} ({part:?}) is beyond the model's vocabulary of {d_vocab}")));
+        }
         Ok(pieces)
     }
 

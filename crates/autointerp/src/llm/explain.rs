@@ -1,4 +1,4 @@
-use monosem_llm::LlmError;
+use monosem_llm::{Finish, LlmError};
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 
@@ -15,7 +15,7 @@ const LONGEST: usize = 400;
 pub enum ExplainerKind {
     /// The strongest fragments token by token, each with `floor(10 * activation / max)`: the protocol of Bills et al. 2023 and of arXiv 2309.08600.
     Integers,
-    /// Windows around the peaks of strong and of random fragments, with the active tokens marked, as delphi does.
+    /// Windows around the peaks of the strongest fragments and of others drawn from the rest, with the active tokens marked, as delphi does.
     Windows,
 }
 
@@ -62,7 +62,7 @@ impl Interpreter<'_> {
                 self.chat(&self.prompts.explain_windows, &[("windows", &windows)], limit, 0, &mut tally)
             }
         }?;
-        let text = reply.and_then(|reply| one_line(&reply.text));
+        let text = reply.and_then(|reply| one_line(&reply.text).map(|text| whole(text, reply.finish)));
         if text.is_none() && tally.exchanges.last().is_some_and(|exchange| exchange.problem.is_none()) {
             tally.unparsed("no words in the reply");
         }
@@ -81,7 +81,7 @@ impl Interpreter<'_> {
 
     fn with_marks(&self, feature: usize, examples: &[ExampleRef<'_>]) -> String {
         let mut rng = self.rng(feature, "explain-windows");
-        // Half are the strongest, half come from the random ones behind them: an explanation from the top alone misses what the feature does otherwise.
+        // Half are the strongest, half are drawn from all others: an explanation from the top alone misses what the feature does otherwise.
         let (n, half) = (self.config.shown_windows, self.config.shown_windows.div_ceil(2));
         let (top, rest) = examples.split_at(half.min(examples.len()));
         let mut chosen: Vec<ExampleRef<'_>> = rest.to_vec();
@@ -90,7 +90,7 @@ impl Interpreter<'_> {
         let windows = top.iter().chain(&chosen).map(|example| {
             let window = Window::around_peak(*example, self.config.window, &mut rng);
             let limit = self.config.mark_above * window.max();
-            running(self.vocabulary, window.tokens, |at| window.activations[at] > limit)
+            running(self.vocabulary, window.tokens, |at| window.activations[at].is_some_and(|x| x > limit))
         });
         numbered(windows).lines().map(|line| format!("Window {line}")).collect::<Vec<_>>().join("\n")
     }
@@ -99,6 +99,14 @@ impl Interpreter<'_> {
 /// `floor(top * relu(x) / max)`, at most `top`.
 pub(super) fn integer(x: f32, max: f32, top: u8) -> u8 {
     if max > 0.0 { (f32::from(top) * x.max(0.0) / max).floor().min(f32::from(top)) as u8 } else { 0 }
+}
+
+/// An explanation that was cut off, to its last whole word.
+fn whole(text: String, finish: Finish) -> String {
+    match (finish, text.rsplit_once(' ')) {
+        (Finish::Length, Some((words, _))) => words.to_owned(),
+        _ => text,
+    }
 }
 
 /// The first paragraph of a reply without what models put around an answer; `None` if no letter or digit is in it.

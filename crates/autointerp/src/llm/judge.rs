@@ -1,4 +1,4 @@
-use monosem_llm::{LlmError, Reply};
+use monosem_llm::{Finish, LlmError, Reply};
 use rand::seq::{IteratorRandom, SliceRandom};
 use rand::{Rng, RngExt};
 
@@ -10,7 +10,10 @@ use crate::statistics::{auc, bootstrap};
 const CANDIDATES: u8 = 10;
 
 /// Tokens that may be marked wrongly reach at most this share of the window's maximum.
-const SILENT: f32 = 0.1;
+pub(super) const SILENT: f32 = 0.1;
+
+/// With less probability on the two answers together, a reply is read as text.
+const LEAST: f64 = 0.05;
 
 /// A window to be judged.
 struct Case {
@@ -77,7 +80,10 @@ impl Interpreter<'_> {
             return Ok(verdict);
         };
         verdict.set(Some(value));
-        let only = |top: bool| -> Vec<Judged> { judged.iter().copied().filter(|j| !j.truth || j.top == top).collect() };
+        // Quiet windows stand against both kinds of active ones; wrongly marked windows are of one kind themselves.
+        let shared = |j: &Judged| kind == ScorerKind::Detection && !j.truth;
+        let only =
+            |top: bool| -> Vec<Judged> { judged.iter().copied().filter(|j| shared(j) || j.top == top).collect() };
         verdict.top = balanced_accuracy(&only(true));
         verdict.random = balanced_accuracy(&only(false));
         verdict.interval = bootstrap(judged.len(), self.config.resamples, rng.random(), |drawn| {
@@ -107,40 +113,40 @@ impl Interpreter<'_> {
             let window = Window::around_peak(example, size, rng);
             cases.push(Case { text: text(&window), truth: true, top });
         }
-        for tokens in &evidence.quiet[..needed] {
-            let window = Window::of_quiet(tokens, size, rng);
+        for quiet in &evidence.quiet[..needed] {
+            let window = Window::of_quiet(*quiet, size, rng);
             cases.push(Case { text: text(&window), truth: false, top: false });
         }
         Ok(cases)
     }
 
-    /// Windows of active fragments: half of them with the active tokens marked, half with as many silent ones.
+    /// Windows of active fragments: half of them with the active tokens marked, half with as many silent ones, in runs of the same lengths where there is room.
     fn marked(&self, evidence: &Evidence<'_>, rng: &mut impl Rng) -> Result<Vec<Case>, Unscored> {
         let mut cases = Vec::new();
+        let mut truth = false;
         for (examples, top) in [(&evidence.top, true), (&evidence.random, false)] {
             let mut order: Vec<usize> = (0..examples.len()).collect();
             order.shuffle(rng);
-            for (i, example) in order.into_iter().map(|at| examples[at]).enumerate() {
+            for example in order.into_iter().map(|at| examples[at]) {
                 let window = Window::around_peak(example, self.config.window, rng);
                 let max = window.max();
-                let active: Vec<usize> = positions(&window, |x| x > self.config.mark_above * max);
-                let silent: Vec<usize> = positions(&window, |x| x <= SILENT * max);
-                let (truth, marks) = if i % 2 == 0 {
-                    (true, active)
-                } else {
-                    if silent.len() < active.len() {
-                        continue;
-                    }
-                    (false, silent.into_iter().sample(rng, active.len()))
-                };
+                let active = window.positions(|x| x > self.config.mark_above * max);
+                let silent = window.positions(|x| x <= SILENT * max);
+                // Left out for either truth: a window with many marks would else always be right.
+                let Some(elsewhere) = moved(&active, &silent, rng) else { continue };
+                truth = !truth;
+                let marks = if truth { active } else { elsewhere };
                 let text = running(self.vocabulary, window.tokens, |at| marks.contains(&at));
                 cases.push(Case { text, truth, top });
             }
         }
-        match (cases.iter().any(|case| case.truth), cases.iter().any(|case| !case.truth)) {
-            (true, true) => Ok(cases),
-            (true, false) => Err(Unscored::NothingElseToMark),
-            _ => Err(Unscored::TooFewFragments),
+        let some = |truth: bool| cases.iter().any(|case| case.truth == truth);
+        if some(true) && some(false) {
+            Ok(cases)
+        } else if evidence.top.len() + evidence.random.len() < 2 {
+            Err(Unscored::TooFewFragments)
+        } else {
+            Err(Unscored::NothingElseToMark)
         }
     }
 
@@ -166,7 +172,8 @@ impl Interpreter<'_> {
             let values = [("count", choices.to_string()), ("windows", text)];
             let values = values.each_ref().map(|(key, value)| (*key, value.as_str()));
             let Some(reply) = self.chat(&self.prompts.intruder, &values, 8, 0, &mut tally)? else { continue };
-            match one_number(&reply.text, choices) {
+            let cut = reply.finish == Finish::Length && choices >= 10;
+            match one_number(&reply.text, choices).filter(|_| !cut) {
                 Some(number) => right.push(f64::from(number == place + 1)),
                 None => tally.unparsed(format!("expected one number from 1 to {choices}")),
             }
@@ -183,8 +190,23 @@ impl Interpreter<'_> {
     }
 }
 
-fn positions(window: &Window<'_>, keep: impl Fn(f32) -> bool) -> Vec<usize> {
-    (0..window.tokens.len()).filter(|at| keep(window.activations[*at])).collect()
+/// Runs of neighbours as long as those of `marks`, among `free` positions; single positions where no run of that length is free. `None` if there are too few.
+fn moved(marks: &[usize], free: &[usize], rng: &mut impl Rng) -> Option<Vec<usize>> {
+    let mut free = free.to_vec();
+    let mut placed = Vec::new();
+    let mut lengths: Vec<usize> = marks.chunk_by(|a, b| a + 1 == *b).map(<[usize]>::len).collect();
+    lengths.sort_unstable_by_key(|length| std::cmp::Reverse(*length));
+    for length in lengths {
+        let runs = free.windows(length).filter(|run| run[length - 1] - run[0] + 1 == length);
+        let run: Vec<usize> = match runs.choose(rng) {
+            Some(run) => run.to_vec(),
+            None if free.len() >= length => free.iter().copied().sample(rng, length),
+            None => return None,
+        };
+        free.retain(|at| !run.contains(at));
+        placed.extend(run);
+    }
+    Some(placed)
 }
 
 /// Mean of the shares of active and of other windows that were judged right; `None` if there are none of one kind.
@@ -211,13 +233,14 @@ fn answers(reply: &Reply, n: usize) -> Result<Vec<(bool, Option<f64>)>, String> 
     Ok(digits.into_iter().map(|digit| (digit, None)).collect())
 }
 
-/// `p(1) / (p(0) + p(1))` among the candidates of the first token; `None` if neither is there.
+/// `p(1) / (p(0) + p(1))` among the candidates of the first token; `None` if both together are unlikely.
 fn probability_of_yes(candidates: &[(String, f64)]) -> Option<f64> {
     let p = |digit: &str| -> f64 {
         candidates.iter().filter(|(text, _)| text.trim() == digit).map(|(_, logprob)| logprob.exp()).sum()
     };
     let (no, yes) = (p("0"), p("1"));
-    (no + yes > 0.0).then(|| yes / (no + yes))
+    // A model that is about to say something else has not answered.
+    (no + yes >= LEAST).then(|| yes / (no + yes))
 }
 
 /// The digits 0 and 1 of the first line that holds nothing else but what separates them (or a bracket around all).
@@ -244,6 +267,10 @@ fn one_number(reply: &str, most: usize) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use rand::SeedableRng as _;
+    use rand_chacha::ChaCha8Rng;
+
     use super::*;
 
     #[test]
@@ -264,6 +291,34 @@ mod tests {
             // Ten active windows to one quiet one: plain accuracy would be 0.91.
             let judged: Vec<Judged> = (0..11).map(|i| judge(i > 0)).collect();
             assert_eq!(balanced_accuracy(&judged), Some(0.5));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn marks_are_moved_in_runs_of_the_same_lengths(marked in prop::collection::vec(0u8..4, 1..40), seed: u64) {
+            let marks: Vec<usize> = (0..marked.len()).filter(|at| marked[*at] == 0).collect();
+            let free: Vec<usize> = (0..marked.len()).filter(|at| marked[*at] > 1).collect();
+            let mut rng = ChaCha8Rng::seed_from_u64(seed);
+            let Some(mut placed) = moved(&marks, &free, &mut rng) else {
+                prop_assert!(free.len() < marks.len());
+                return Ok(());
+            };
+            placed.sort_unstable();
+            prop_assert!(placed.windows(2).all(|pair| pair[0] < pair[1]) && placed.iter().all(|at| free.contains(at)));
+            prop_assert_eq!(placed.len(), marks.len());
+        }
+    }
+
+    #[test]
+    fn a_run_stays_a_run_where_there_is_room() {
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        for _ in 0..50 {
+            let mut placed = moved(&[3, 4, 5, 9], &[0, 1, 2, 7, 11, 12, 13, 14], &mut rng).unwrap();
+            placed.sort_unstable();
+            let mut lengths: Vec<usize> = placed.chunk_by(|a, b| a + 1 == *b).map(<[usize]>::len).collect();
+            lengths.sort_unstable();
+            assert!(lengths == [1, 3] || lengths == [4], "{placed:?}");
         }
     }
 

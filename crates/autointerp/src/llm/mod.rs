@@ -5,7 +5,7 @@ use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use crate::{ConfigError, ExampleRef, FeatureExamples, Fragments, Vocabulary};
+use crate::{ConfigError, ExampleRef, FeatureExamples, Fragments, Quiet, Vocabulary};
 
 mod explain;
 mod judge;
@@ -86,8 +86,9 @@ impl LlmConfig {
         if let Some((key, value, least)) = counts.into_iter().find(|(_, value, least)| value < least) {
             return Err(ConfigError::value(key, format!("is {value}, expected at least {least}")));
         }
-        if !(0.0..1.0).contains(&self.mark_above) {
-            return Err(ConfigError::value("mark_above", format!("is {}, expected 0 to below 1", self.mark_above)));
+        if !(judge::SILENT..1.0).contains(&self.mark_above) {
+            let expected = format!("is {}, expected {} to below 1", self.mark_above, judge::SILENT);
+            return Err(ConfigError::value("mark_above", expected));
         }
         if !(0.0..1.0).contains(&self.max_failed) {
             return Err(ConfigError::value("max_failed", format!("is {}, expected 0 to below 1", self.max_failed)));
@@ -103,8 +104,17 @@ pub struct Evidence<'a> {
     pub top: Vec<ExampleRef<'a>>,
     /// Random ones on which the feature is active.
     pub random: Vec<ExampleRef<'a>>,
-    /// Tokens of fragments on which it is quiet.
-    pub quiet: Vec<&'a [u32]>,
+    /// Fragments on which it is quiet.
+    pub quiet: Vec<QuietRef<'a>>,
+}
+
+/// A fragment on which a feature is quiet.
+#[derive(Debug, Clone, Copy)]
+pub struct QuietRef<'a> {
+    /// The whole fragment.
+    pub tokens: &'a [u32],
+    /// Leading tokens whose activation is not known, as [`ExampleRef::skip`].
+    pub skip: usize,
 }
 
 impl<'a> Evidence<'a> {
@@ -119,11 +129,11 @@ impl<'a> Evidence<'a> {
         if let Some(fragment) = scored.chain(feature.quiet.iter().map(|q| q.fragment)).find(|f| explained(*f)) {
             panic!("feature {}: fragment {fragment} is to explain from and to score on", feature.feature);
         }
-        Self {
-            top: fragments.examples(&feature.score_top),
-            random: fragments.examples(&feature.score_random),
-            quiet: feature.quiet.iter().map(|quiet| fragments.tokens_of(quiet.fragment)).collect(),
-        }
+        let (top, random) = (fragments.examples(&feature.score_top), fragments.examples(&feature.score_random));
+        // All fragments have as many activations.
+        let skip = top.first().or(random.first()).map_or(0, ExampleRef::skip);
+        let quiet = |quiet: &Quiet| QuietRef { tokens: fragments.tokens_of(quiet.fragment), skip };
+        Self { quiet: feature.quiet.iter().map(quiet).collect(), top, random }
     }
 }
 
@@ -159,6 +169,8 @@ impl Interpreter<'_> {
         evidence: &Evidence<'_>,
     ) -> Result<Verdict, LlmError> {
         let mut rng = self.rng(feature, kind.name());
+        // One line, whoever wrote it: what it says of pieces and numbers is no part of the prompt.
+        let explanation = &show::visible(explanation);
         match kind {
             ScorerKind::Patterns => panic!("patterns are scored without a model"),
             ScorerKind::Simulation | ScorerKind::ChatSimulation => {
@@ -176,7 +188,7 @@ impl Interpreter<'_> {
         ChaCha8Rng::from_seed(*hasher.update(purpose.as_bytes()).finalize().as_bytes())
     }
 
-    /// Asks a conversation; `None` if the reply was refused, was cut off or never came in the protocol's form, which the tally counts.
+    /// Asks a conversation; `None` if the reply was refused or never came in the protocol's form, which the tally counts.
     fn chat(
         &self,
         template: &Template,

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use rand::{Rng, RngExt};
 
+use super::QuietRef;
 use crate::{ExampleRef, Vocabulary};
 
 /// Around marked tokens.
@@ -65,40 +66,46 @@ fn spaced(piece: &str) -> String {
 #[derive(Debug, Clone)]
 pub(crate) struct Window<'a> {
     pub(crate) tokens: &'a [u32],
-    /// One for each token; 0 where the fragment has none.
-    pub(crate) activations: Vec<f32>,
+    /// One for each token; none where the fragment has none.
+    pub(crate) activations: Vec<Option<f32>>,
 }
 
 impl<'a> Window<'a> {
     /// A window of `size` tokens around the peak, whose place within it is drawn: it shall tell nothing.
     pub(crate) fn around_peak(example: ExampleRef<'a>, size: usize, rng: &mut impl Rng) -> Self {
-        let n = example.tokens.len();
-        let mut activations = vec![0.0; example.skip()];
-        activations.extend_from_slice(example.activations);
-        let peak = (0..n).rev().max_by(|a, b| activations[*a].total_cmp(&activations[*b])).unwrap_or(0);
-        let size = size.clamp(1, n.max(1));
-        let earliest = (peak + 1).saturating_sub(size);
-        let latest = peak.min(n.saturating_sub(size));
-        let range = Self::range(earliest, latest, size, n, rng);
-        Self { tokens: &example.tokens[range.clone()], activations: activations[range].to_vec() }
+        let peak = |activations: &[f32]| {
+            (0..activations.len()).rev().max_by(|a, b| activations[*a].total_cmp(&activations[*b])).unwrap_or(0)
+        };
+        let around = Self::around(example.tokens.len(), example.skip() + peak(example.activations), size, rng);
+        let activation = |at: usize| at.checked_sub(example.skip()).map(|at| example.activations[at]);
+        Self { tokens: &example.tokens[around.clone()], activations: around.map(activation).collect() }
     }
 
-    /// A window anywhere in a fragment on which the feature is quiet.
-    pub(crate) fn of_quiet(tokens: &'a [u32], size: usize, rng: &mut impl Rng) -> Self {
+    /// A window of a fragment on which the feature is quiet, around a token drawn from those that have an activation: placed as the windows around peaks are, so
+    /// that the place tells nothing.
+    pub(crate) fn of_quiet(QuietRef { tokens, skip }: QuietRef<'a>, size: usize, rng: &mut impl Rng) -> Self {
         let n = tokens.len();
-        let size = size.clamp(1, n.max(1));
-        let range = Self::range(0, n.saturating_sub(size), size, n, rng);
-        Self { activations: vec![0.0; range.len()], tokens: &tokens[range] }
+        let token = if skip < n { rng.random_range(skip..n) } else { 0 };
+        let around = Self::around(n, token, size, rng);
+        Self { tokens: &tokens[around.clone()], activations: around.map(|at| (at >= skip).then_some(0.0)).collect() }
     }
 
-    fn range(earliest: usize, latest: usize, size: usize, n: usize, rng: &mut impl Rng) -> Range<usize> {
+    /// `size` of `n` positions, `at` among them.
+    fn around(n: usize, at: usize, size: usize, rng: &mut impl Rng) -> Range<usize> {
+        let (size, at) = (size.clamp(1, n.max(1)), at.min(n.saturating_sub(1)));
+        let (earliest, latest) = ((at + 1).saturating_sub(size), at.min(n.saturating_sub(size)));
         let start = if earliest < latest { rng.random_range(earliest..=latest) } else { earliest };
         start..(start + size).min(n)
     }
 
     /// The largest activation.
     pub(crate) fn max(&self) -> f32 {
-        self.activations.iter().copied().fold(0.0, f32::max)
+        self.activations.iter().flatten().copied().fold(0.0, f32::max)
+    }
+
+    /// Positions whose activation is known and as wanted.
+    pub(crate) fn positions(&self, wanted: impl Fn(f32) -> bool) -> Vec<usize> {
+        (0..self.tokens.len()).filter(|at| self.activations[*at].is_some_and(&wanted)).collect()
     }
 }
 

@@ -1,4 +1,4 @@
-use monosem_llm::{LlmError, ScoredPrompt};
+use monosem_llm::{Finish, LlmError, ScoredPrompt};
 use rand::{Rng, RngExt};
 
 use super::show::{listed, visible};
@@ -51,8 +51,12 @@ impl Interpreter<'_> {
         if verdict.unscored.is_none() {
             let all: Vec<&Simulated> = fragments.iter().collect();
             verdict.set(Some(correlated(&all)));
-            verdict.top = Some(correlated(&all.iter().copied().filter(|f| f.top).collect::<Vec<_>>()));
-            verdict.random = Some(correlated(&all.iter().copied().filter(|f| !f.top).collect::<Vec<_>>()));
+            let only = |top: bool| {
+                let of: Vec<&Simulated> = all.iter().copied().filter(|f| f.top == top).collect();
+                (!of.is_empty()).then(|| correlated(&of))
+            };
+            verdict.top = only(true);
+            verdict.random = only(false);
             verdict.interval = bootstrap(all.len(), self.config.resamples, rng.random(), |drawn| {
                 Some(correlated(&drawn.iter().map(|i| all[*i]).collect::<Vec<_>>()))
             });
@@ -70,7 +74,7 @@ impl Interpreter<'_> {
     ) -> Result<Option<Vec<Option<f64>>>, LlmError> {
         let template = &self.prompts.simulate_scored;
         let tokens = listed(self.vocabulary, example.tokens, |_| UNKNOWN.to_owned());
-        let text = template.text(&[("explanation", &visible(explanation)), ("tokens", &tokens)]);
+        let text = template.text(&[("explanation", explanation), ("tokens", &tokens)]);
         let begins = text.len() - tokens.len();
         let places: Vec<usize> = (tokens.lines().scan(begins, |start, line| {
             let place = *start + line.len() - UNKNOWN.len();
@@ -105,6 +109,11 @@ impl Interpreter<'_> {
         // A line is a number of up to three digits, a tab, a number and a line break.
         let longest = 8 * n as u32 + 16;
         let Some(reply) = self.chat(&self.prompts.simulate_chat, &values, longest, 0, tally)? else { return Ok(None) };
+        if reply.finish == Finish::Length {
+            // The last number may be the beginning of another.
+            tally.unparsed("the reply was cut off");
+            return Ok(None);
+        }
         match read_lines(&reply.text, n) {
             Ok(values) => Ok(Some(values.into_iter().map(Some).collect())),
             Err(why) => {

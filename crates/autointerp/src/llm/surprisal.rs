@@ -1,7 +1,7 @@
 use monosem_llm::{LlmError, ScoredPrompt};
 use rand::{Rng, RngExt};
 
-use super::show::{Window, running, visible};
+use super::show::{Window, running};
 use super::{Evidence, Interpreter, ScorerKind, Tally, Unscored, Verdict};
 use crate::statistics::{auc, bootstrap};
 
@@ -36,7 +36,7 @@ impl Interpreter<'_> {
         for (examples, top) in [(&evidence.top, true), (&evidence.random, false)] {
             windows.extend(examples.iter().map(|e| (Window::around_peak(*e, size, rng), true, top)));
         }
-        windows.extend(evidence.quiet[..needed].iter().map(|t| (Window::of_quiet(t, size, rng), false, false)));
+        windows.extend(evidence.quiet[..needed].iter().map(|q| (Window::of_quiet(*q, size, rng), false, false)));
         let (mut tally, mut gains) = (Tally::default(), Vec::new());
         for (window, active, top) in &windows {
             let text = running(self.vocabulary, window.tokens, |_| false);
@@ -71,8 +71,8 @@ impl Interpreter<'_> {
     /// The log-likelihood in nats of a window behind a description.
     fn log_likelihood(&self, description: &str, window: &str, tally: &mut Tally) -> Result<Option<f64>, LlmError> {
         let template = &self.prompts.surprisal;
-        let values = [("explanation", visible(description)), ("window", window.to_owned())];
-        let text = template.text(&values.each_ref().map(|(key, value)| (*key, value.as_str())));
+        let values = [("explanation", description), ("window", window)];
+        let text = template.text(&values);
         let begins = text.len() - window.len();
         let Some(scored) = self.scored_prompt(template, text, begins, (0, &[]), tally)? else {
             return Ok(None);

@@ -78,6 +78,12 @@ impl Template {
                 return Err(fail(format!("{{{{{place}}}}} stands there {count} times, expected once")));
             }
         }
+        // Scores are read from where the last place begins to the end of the text.
+        if let (Body::Text(text), Some(last)) = (&body, needs.last())
+            && !text.ends_with(&format!("{{{{{last}}}}}"))
+        {
+            return Err(fail(format!("the text has to end with {{{{{last}}}}}: what follows it would be scored too")));
+        }
         let hash = blake3::hash(file.as_bytes()).to_hex();
         Ok(Self { name: format!("{}-{}", parsed.name, parsed.version), hash: hash[..16].to_owned(), body })
     }

@@ -1,6 +1,8 @@
 use monosem_llm::Message;
 use serde::{Deserialize, Serialize};
 
+use super::LlmConfig;
+
 /// A way to score an explanation, or a feature without one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -58,6 +60,16 @@ impl ScorerKind {
             Self::Detection | Self::Fuzzing => "balanced accuracy",
             Self::Intruder => "accuracy",
             Self::Surprisal => "AUC",
+        }
+    }
+
+    /// What a scorer that knows nothing gets.
+    #[must_use]
+    pub fn chance(self, config: &LlmConfig) -> f64 {
+        match self {
+            Self::Patterns | Self::Simulation | Self::ChatSimulation => 0.0,
+            Self::Detection | Self::Fuzzing | Self::Surprisal => 0.5,
+            Self::Intruder => 1.0 / config.intruder_choices as f64,
         }
     }
 
@@ -161,7 +173,8 @@ pub struct Verdict {
     pub chance: f64,
     /// `(value - chance) / (1 - chance)`: 0 for knowing nothing, 1 for knowing all.
     pub corrected: Option<f64>,
-    /// 95 % interval of `value` by the bootstrap over examples.
+    /// 95 % interval of `value` by the bootstrap over fragments, windows or trials, taken for independent although windows of one prompt and trials of one feature
+    /// are not quite.
     pub interval: Option<(f64, f64)>,
     /// Area under the ROC curve, where the model told how sure it was.
     pub auc: Option<f64>,

@@ -98,17 +98,35 @@ impl Tokenizer {
     pub fn pieces<'t>(&self, text: &'t str) -> Result<Vec<(u32, &'t str)>, LmError> {
         let encoding = self.inner.encode(text, false);
         let encoding = encoding.map_err(|e| LmError::Tokenize { what: "encode the text", problem: e.to_string() })?;
+        let ids = encoding.get_ids();
+        // Where every character of a token stands for a byte, the tokens' own lengths say where they end. Offsets may leave out leading spaces.
+        let length = |id: &u32| {
+            let added = self.inner.get_added_vocabulary().get_added_tokens_decoder().contains_key(id);
+            let token = self.inner.id_to_token(*id).unwrap_or_default();
+            if added { token.len() } else { token.chars().count() }
+        };
+        let lengths: Option<Vec<usize>> = self.bytes.as_ref().map(|_| ids.iter().map(length).collect());
+        let lengths = lengths.filter(|lengths| lengths.iter().sum::<usize>() == text.len());
         let offsets = encoding.get_offsets();
-        let mut start = 0;
+        let (mut start, mut read) = (0, 0);
         let piece = |(i, id): (usize, &u32)| {
-            // A piece ends where the next one begins, so that nothing between them is lost; tokens of one character share its offsets.
-            let end = offsets.get(i + 1).map_or(text.len(), |next| next.0.max(start));
-            let end = (end..=text.len()).find(|end| text.is_char_boundary(*end)).unwrap_or(text.len());
+            let end = match &lengths {
+                Some(lengths) => {
+                    read += lengths[i];
+                    read
+                }
+                // A piece ends where the next one begins, so that nothing between them is lost; tokens of one character share its offsets.
+                None => offsets.get(i + 1).map_or(text.len(), |next| next.0),
+            };
+            // Of a character that is not whole yet, nothing.
+            let end =
+                (start..=end.max(start).min(text.len())).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(start);
+            let end = if i + 1 == ids.len() { text.len() } else { end };
             let part = &text[start..end];
             start = end;
             (*id, part)
         };
-        Ok(encoding.get_ids().iter().enumerate().map(piece).collect())
+        Ok(ids.iter().enumerate().map(piece).collect())
     }
 
     /// How a conversation is written out for this model: a Jinja template, where the files have one.

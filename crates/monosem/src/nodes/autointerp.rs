@@ -19,6 +19,7 @@ use serde_json::json;
 use super::interp::{self, Subject};
 use super::{FEATURES, Label, capture, corpus, model_inputs, sae, sae_setting, save_rows};
 use crate::asking::{self, Asker, Explains, with_record};
+use crate::endpoint::Llm;
 use crate::fetch;
 use crate::interpretation::{Cut, Explained, Part, Settings, stored, vocabulary};
 use crate::profile::{Asked, Interp, Language};
@@ -47,6 +48,9 @@ pub(super) fn node<'a>(
         "monosem/nodes/interp",
         "monosem/asking",
         "monosem/local",
+        "monosem/endpoint",
+        "monosem/nodes/sae",
+        "monosem/evaluation",
         "monosem/interpretation",
     ];
     let weight = 60.0 + (asked.features * asked.methods.len() * asked.scorers.len()) as f64;
@@ -55,6 +59,9 @@ pub(super) fn node<'a>(
         Run { language, interp, asked, hook, assets, ctx }.run()
     });
     node.inputs = model_inputs(&language.model);
+    if let Llm::Local(model) = &asked.who {
+        node.inputs.extend(model_inputs(model));
+    }
     Some(node)
 }
 

@@ -109,6 +109,12 @@ impl Interp {
         if let Some(llm) = &self.llm {
             llm.asking.validate().context("language.interp.llm.asking")?;
             self.gather_for(llm).validate().context("language.interp.llm")?;
+            ensure!(
+                llm.features <= self.pool,
+                "language.interp.llm.features = {}: at most pool = {}",
+                llm.features,
+                self.pool
+            );
             distinct("language.interp.llm.scorers", &llm.scorers)?;
             distinct("language.interp.llm.methods", &llm.methods)?;
             if llm.scorers.is_empty() || llm.methods.is_empty() || llm.features == 0 || llm.score == 0 {

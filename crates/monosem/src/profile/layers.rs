@@ -49,12 +49,32 @@ pub fn embedded() -> Vec<(&'static str, String)> {
 /// If there is no such profile (the message lists those there are), a key is unknown, missing or out of range, or bases go in circles.
 pub fn load(name: &str) -> Result<Loaded> {
     let table = layered(name, 0)?;
-    let toml = toml::to_string(&table).context("a profile that cannot be printed")?;
+    let mut shown = table.clone();
+    hide(&mut shown);
+    let toml = toml::to_string(&shown).context("a profile that cannot be printed")?;
     // From the table, not from its text: line numbers of what was merged would mean nothing to a reader.
     let profile: Profile = table.try_into().with_context(|| format!("profile {name:?}"))?;
     profile.validate().with_context(|| format!("profile {name:?}"))?;
     let stem = Path::new(name).file_stem().map_or_else(|| name.to_owned(), |s| s.to_string_lossy().into_owned());
     Ok(Loaded { name: stem, profile, toml })
+}
+
+/// Covers what may be secret in a text that goes into reports.
+fn hide(table: &mut toml::Table) {
+    let Some(server) = ["language", "interp", "llm", "who", "server"]
+        .iter()
+        .try_fold(table, |table, key| table.get_mut(*key).and_then(toml::Value::as_table_mut))
+    else {
+        return;
+    };
+    let cover = |value: &mut toml::Value| {
+        if !value.as_str().is_some_and(|text| text.starts_with("env:") || text == "none") {
+            *value = "(hidden)".into();
+        }
+    };
+    server.get_mut("proxy").into_iter().for_each(cover);
+    let headers = server.get_mut("headers").and_then(toml::Value::as_table_mut);
+    headers.into_iter().flat_map(|headers| headers.iter_mut()).for_each(|(_, value)| cover(value));
 }
 
 fn layered(name: &str, depth: usize) -> Result<toml::Table> {
@@ -105,9 +125,12 @@ fn text_of(name: &str) -> Result<(String, Option<PathBuf>)> {
     bail!("unknown profile {name:?}: choose one of {}, or give the path of a .toml file", known.join(", "))
 }
 
+/// Sections that say one thing or another: that of a base is replaced, not added to.
+const WHOLE: [&str; 2] = ["who", "split"];
+
 fn overlay(base: &mut toml::Table, over: toml::Table) {
     for (key, value) in over {
-        match (base.get_mut(&key), value) {
+        match (base.get_mut(&key).filter(|_| !WHOLE.contains(&key.as_str())), value) {
             (Some(toml::Value::Table(below)), toml::Value::Table(above)) => overlay(below, above),
             (_, value) => {
                 base.insert(key, value);
@@ -160,6 +183,19 @@ mod tests {
         std::fs::write(&path, "base = \"smollm2\"\nwithout = [\"language.ioy\"]\n").unwrap();
         let error = format!("{:#}", load(path.to_str().unwrap()).unwrap_err());
         assert!(error.contains("no section \"language.ioy\""), "{error}");
+    }
+
+    #[test]
+    fn who_is_asked_is_replaced_and_secrets_do_not_show() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("mine.toml");
+        let server = "{ base_url = 'http://127.0.0.1:1/v1', model = 'm', proxy = 'http://u:geheim@p', headers = { a = 'geheim', b = 'env:B' } }";
+        let text = format!("base = 'smollm2-llm'\n[language.interp.llm]\nwho = {{ server = {server} }}\n");
+        std::fs::write(&path, text).unwrap();
+        let loaded = load(path.to_str().unwrap()).unwrap();
+        assert!(!loaded.toml.contains("geheim") && loaded.toml.contains("env:B"), "{}", loaded.toml);
+        let interp = loaded.profile.language.unwrap().interp.unwrap();
+        assert!(matches!(interp.llm.unwrap().who, crate::endpoint::Llm::Server(config) if config.model == "m"));
     }
 
     #[test]
