@@ -67,7 +67,7 @@ fn measure(case: Case, json: bool) {
         .map(|seed| {
             let mut dictionary = LinearDictionary::random(case.features, D, Activation::Relu, seed as u64);
             // Half of them sparse, as autoencoders are, half as dense as directions of a basis.
-            dictionary.b_enc.fill(if seed % 2 == 0 { -1.5 } else { 0.0 });
+            dictionary.b_enc.fill(if seed % 2 == 0 { -0.8 } else { 0.0 });
             dictionary
         })
         .collect();
