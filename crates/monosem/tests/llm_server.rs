@@ -42,7 +42,7 @@ fn a_server_and_the_same_model_in_this_process_agree() {
     let train = ["--ratio", "2", "--alpha", "0.004", "--steps", "600", "--batch", "256", "--out", "dictionary"];
     place.succeed(&[&["train", "--activations", "store"][..], &train].concat());
 
-    let asking = "[asking]\nper_prompt = 1\nresamples = 50\nintruder_trials = 2\nwindow = 16\n";
+    let asking = "[asking]\nper_prompt = 1\nresamples = 50\nintruder_trials = 2\nintruder_choices = 2\nwindow = 16\n";
     let (url, model) = (variable("MONOSEM_TEST_LLM_URL"), variable("MONOSEM_TEST_LLM_MODEL"));
     let server =
         format!("[server]\nbase_url = \"{url}\"\nmodel = \"{model}\"\ntimeout_s = 900\nconcurrency = 1\n{asking}");
