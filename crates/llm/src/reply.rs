@@ -54,7 +54,7 @@ pub struct Reply {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ScoredToken {
-    /// Its text. The texts of all tokens together are the text that was scored (bytes that are no whole UTF-8 aside, which show as replacement characters).
+    /// Its text. The texts of all tokens together are the text that was scored; of tokens that share a character the last one has it.
     pub text: String,
     /// Its log-probability, natural logarithm; `None` for the first token, and where the server does not say.
     pub logprob: Option<f64>,

@@ -219,8 +219,7 @@ impl<'a> Asks<'a> {
         let some = &features[..features.len().min(self.options.controls)];
         let of_some = |record: &&FeatureRecord| some.iter().any(|f| f.examples.feature == record.feature);
         let of_some: Vec<FeatureRecord> = found.records.iter().filter(of_some).cloned().collect();
-        let dealt = subject(&about.dictionary, Some("shuffled"));
-        let shuffled = asker.shuffled(&dealt, fragments, some, &of_some, &mut done("control: shuffled", some.len()));
+        let shuffled = asker.shuffled(&own, fragments, some, &of_some, &mut done("control: shuffled", some.len()));
         found.shuffled = shuffled.records;
         found.ended = shuffled.ended;
         // Nobody made explanations of random directions elsewhere.
