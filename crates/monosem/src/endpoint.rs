@@ -17,6 +17,9 @@ use crate::model::Model;
 /// The environment variable that holds the key of a server named by its address alone.
 pub(crate) const KEY: &str = "MONOSEM_LLM_KEY";
 
+/// Windows judged in one request by a model in this process, unless said otherwise: what runs here is small, and small models lose count of several.
+const OF_SMALL_MODELS: usize = 1;
+
 /// Who is asked: a server, or a model in this process.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -34,7 +37,7 @@ struct File {
     local: Option<Model>,
     server: Option<ClientConfig>,
     #[serde(default)]
-    asking: LlmConfig,
+    asking: toml::Table,
 }
 
 /// `local:MODEL`, the address of a server, or a TOML file.
@@ -66,8 +69,9 @@ impl LlmName {
     /// Who is asked and how; `model` is the name that a server knows its model by.
     pub(crate) fn resolve(&self, model: Option<&str>) -> Result<(Llm, LlmConfig)> {
         let (llm, asking) = match self {
-            // What runs here is small, and small models lose count of several windows.
-            Self::Local(model) => (Llm::Local(model.clone()), LlmConfig { per_prompt: 1, ..LlmConfig::default() }),
+            Self::Local(model) => {
+                (Llm::Local(model.clone()), LlmConfig { per_prompt: OF_SMALL_MODELS, ..LlmConfig::default() })
+            }
             Self::Address(address) => {
                 let Some(model) = model else { bail!("--llm {address}: name its model with --llm-model") };
                 let has_key = std::env::var_os(KEY).is_some_and(|key| !key.is_empty());
@@ -86,7 +90,7 @@ impl LlmName {
 fn read(path: &Path, model: Option<&str>) -> Result<(Llm, LlmConfig)> {
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     // The message alone, without the line: a key may stand there that should stand elsewhere.
-    let file: File = toml::from_str(&text).map_err(|e| anyhow!("{}: {}", path.display(), e.message()))?;
+    let mut file: File = toml::from_str(&text).map_err(|e| anyhow!("{}: {}", path.display(), e.message()))?;
     let llm = match (file.local, file.server) {
         (Some(model), None) => Llm::Local(model),
         (None, Some(config)) => {
@@ -94,7 +98,11 @@ fn read(path: &Path, model: Option<&str>) -> Result<(Llm, LlmConfig)> {
         }
         _ => bail!("{}: expected either `local = \"MODEL\"` or a section [server]", path.display()),
     };
-    Ok((llm, file.asking))
+    if matches!(llm, Llm::Local(_)) {
+        file.asking.entry("per_prompt").or_insert((OF_SMALL_MODELS as i64).into());
+    }
+    let asking = file.asking.try_into().map_err(|e| anyhow!("{}: [asking]: {}", path.display(), e.message()))?;
+    Ok((llm, asking))
 }
 
 /// A model that can be asked.
@@ -191,10 +199,14 @@ mod tests {
         .unwrap();
         assert!(matches!(llm, Llm::Server(config) if config.concurrency == 3));
         assert_eq!(asking, LlmConfig { per_prompt: 1, ..LlmConfig::default() });
-        assert!(matches!(resolve("local = 'toy'\n").unwrap().0, Llm::Local(Model::Toy)));
+        let (llm, asking) = resolve("local = 'toy'\n[asking]\nwindow = 20\n").unwrap();
+        assert!(matches!(llm, Llm::Local(Model::Toy)));
+        // As `local:toy` has it.
+        assert_eq!(asking, LlmConfig { per_prompt: 1, window: 20, ..LlmConfig::default() });
         let error = |text: &str| format!("{:#}", resolve(text).unwrap_err());
         assert!(error("[asking]\nwindow = 1\n").contains("expected either"));
         assert!(error("local = 'toy'\n[asking]\nwindow = 1\n").contains("`window` is 1"));
+        assert!(error("local = 'toy'\n[asking]\nwindows = 9\n").contains("windows"));
         let error = error("[server]\nbase_url = 'x'\nkey = 'sk-secret'\n");
         assert!(error.contains("llm.toml") && error.contains("env") && !error.contains("sk-secret"), "{error}");
     }
