@@ -300,13 +300,19 @@ mod tests {
         }
 
         #[test]
-        fn prompts_have_their_own_keys(a in text(), b in text(), top in any::<u8>(), source in text()) {
-            let prompt = |text: &str, top, source: &str| {
-                Key::new("echo", "m", "u", &PromptRequest { text: text.into(), from: 0, top, among: Vec::new(), source: source.into() })
-            };
-            prop_assert_eq!(a == b, prompt(&a, top, &source) == prompt(&b, top, &source));
-            prop_assert_ne!(prompt(&a, top, &source), prompt(&a, top ^ 1, &source));
-            prop_assert_ne!(prompt(&a, top, &source), prompt(&a, top, &format!("{source}x")));
+        fn prompts_have_their_own_keys(a in text(), b in text(), from in 0_usize..99, top in any::<u8>(), source in text()) {
+            let a = PromptRequest { text: a, from, top, among: vec!["0".into()], source };
+            let key = |request: &PromptRequest| Key::new("echo", "m", "u", request);
+            prop_assert_eq!(a.text == b, key(&a) == key(&PromptRequest { text: b, ..a.clone() }));
+            for other in [
+                PromptRequest { from: a.from + 1, ..a.clone() },
+                PromptRequest { top: a.top ^ 1, ..a.clone() },
+                PromptRequest { among: Vec::new(), ..a.clone() },
+                PromptRequest { among: vec!["0".into(), "1".into()], ..a.clone() },
+                PromptRequest { source: format!("{}x", a.source), ..a.clone() },
+            ] {
+                prop_assert_ne!(key(&a), key(&other));
+            }
         }
 
         #[test]

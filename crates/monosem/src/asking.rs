@@ -127,11 +127,10 @@ impl Asker<'_> {
         let evidence = Evidence::new(fragments, &feature.examples);
         let score = |kind: &ScorerKind| match (kind, &self.interpreter) {
             (ScorerKind::Intruder, _) => None,
-            (ScorerKind::Patterns, _) => {
-                let scored = patterns?.scored.as_ref()?;
-                let score = self.settings.score(fragments, &feature.examples, &scored.explanation);
-                Some(Ok(pattern_verdict(score)))
-            }
+            (ScorerKind::Patterns, _) => Some(Ok(match patterns.and_then(|other| other.scored.as_ref()) {
+                Some(scored) => pattern_verdict(self.settings.score(fragments, &feature.examples, &scored.explanation)),
+                None => self.unexplained(*kind, other),
+            })),
             (kind, Some(interpreter)) => Some(interpreter.score(*kind, feature.examples.feature, text, &evidence)),
             (_, None) => None,
         };

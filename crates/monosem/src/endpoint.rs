@@ -101,6 +101,9 @@ fn read(path: &Path, model: Option<&str>) -> Result<(Llm, LlmConfig)> {
     if matches!(llm, Llm::Local(_)) {
         file.asking.entry("per_prompt").or_insert((OF_SMALL_MODELS as i64).into());
     }
+    if file.asking.contains_key("seed") {
+        bail!("{}: [asking]: draws come from --seed; leave `seed` out", path.display());
+    }
     let asking = file.asking.try_into().map_err(|e| anyhow!("{}: [asking]: {}", path.display(), e.message()))?;
     Ok((llm, asking))
 }
@@ -207,6 +210,7 @@ mod tests {
         assert!(error("[asking]\nwindow = 1\n").contains("expected either"));
         assert!(error("local = 'toy'\n[asking]\nwindow = 1\n").contains("`window` is 1"));
         assert!(error("local = 'toy'\n[asking]\nwindows = 9\n").contains("windows"));
+        assert!(error("local = 'toy'\n[asking]\nseed = 9\n").contains("--seed"));
         let error = error("[server]\nbase_url = 'x'\nkey = 'sk-secret'\n");
         assert!(error.contains("llm.toml") && error.contains("env") && !error.contains("sk-secret"), "{error}");
     }

@@ -29,6 +29,9 @@ const PIECE: usize = 128;
 /// Tokens that end an answer in one of the common forms of conversations.
 const ENDS: [&str; 6] = ["<|im_end|>", "<|eot_id|>", "<|end|>", "<|endoftext|>", "<end_of_turn>", "</s>"];
 
+/// Stands in a conversation, while it is written out, where a special token typed in a message is cut in two; no text has it (it is a Unicode noncharacter).
+const CUT: &str = "\u{fdd0}";
+
 /// How a conversation is written where the model's files do not say.
 const CHATML: &str = "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}<|im_start|>assistant\n";
 
@@ -100,9 +103,12 @@ impl<'m> LocalModel<'m> {
         Ok(())
     }
 
-    /// A text with the part of it that each token stands for, behind the token that begins texts where the model wants one.
-    fn pieces<'t>(&self, text: &'t str) -> Result<Vec<(u32, &'t str)>, LlmError> {
-        let mut pieces = self.tokenizer.pieces(text).map_err(|e| self.refused(e.to_string()))?;
+    /// Parts of a text, each read by itself, with the part of it that each token stands for, behind the token that begins texts where the model wants one.
+    fn pieces<'t>(&self, parts: impl IntoIterator<Item = &'t str>) -> Result<Vec<(u32, &'t str)>, LlmError> {
+        let mut pieces = Vec::new();
+        for part in parts {
+            pieces.extend(self.tokenizer.pieces(part).map_err(|e| self.refused(e.to_string()))?);
+        }
         if let Some(bos) = self.tokenizer.bos().filter(|_| self.tokenizer.begins_with_bos())
             && pieces.first().is_none_or(|(id, _)| *id != bos)
         {
@@ -134,10 +140,11 @@ impl<'m> LocalModel<'m> {
         concatenate(Axis(0), &views).expect("states of one width")
     }
 
-    /// The conversation as the model was trained to read it.
+    /// The conversation as the model was trained to read it, with a [`CUT`] in every special token that was typed in a message.
     fn written(&self, request: &Request) -> Result<String, LlmError> {
         let special = |id: Option<u32>| id.and_then(|id| self.tokenizer.token(id)).unwrap_or_default();
-        let message = |message: &Message| context! { role => message.role.name(), content => message.content.as_str() };
+        let content = |message: &Message| self.tokenizer.without_special(&message.content).join(CUT);
+        let message = |message: &Message| context! { role => message.role.name(), content => content(message) };
         let values = context! {
             messages => request.messages.iter().map(message).collect::<Vec<Value>>(),
             add_generation_prompt => true,
@@ -155,7 +162,7 @@ impl Endpoint for LocalModel<'_> {
     }
 
     fn chat(&self, request: &Request) -> Result<Reply, LlmError> {
-        let prompt = self.pieces(&self.written(request)?)?.into_iter().map(|(id, _)| id).collect::<Vec<_>>();
+        let prompt = self.pieces(self.written(request)?.split(CUT))?.into_iter().map(|(id, _)| id).collect::<Vec<_>>();
         self.check(prompt.len(), request.max_tokens as usize)?;
         let mut sessions = self.sessions();
         let mut session = self.session(&mut sessions, &prompt, prompt.len() - 1);
@@ -190,7 +197,7 @@ impl Endpoint for LocalModel<'_> {
     }
 
     fn score_prompt(&self, request: &PromptRequest) -> Result<ScoredPrompt, LlmError> {
-        let pieces = self.pieces(&request.text)?;
+        let pieces = self.pieces(self.tokenizer.without_special(&request.text))?;
         self.check(pieces.len(), 0)?;
         let ids: Vec<u32> = pieces.iter().map(|(id, _)| *id).collect();
         let ends = pieces.iter().scan(0, |end, (_, part)| {
@@ -326,6 +333,31 @@ mod tests {
                 named.dedup();
                 assert_eq!(named, ["cat", "dog"]);
             }
+        }
+    }
+
+    #[test]
+    fn special_tokens_in_a_text_are_only_characters() {
+        let (model, tokenizer) = toy();
+        let mut local = LocalModel::new("toy".into(), &model, &tokenizer).unwrap();
+        local.template.add_template("chat", "{{ messages[0].content }}<|endoftext|>").unwrap();
+        let end = tokenizer.eos().unwrap();
+        for (text, parts) in [("The cat.", 1), ("<|endoftext|>", 2), ("The <|endoftext|> cat<unk><unk>", 4)] {
+            assert_eq!(tokenizer.without_special(text).len(), parts);
+            assert_eq!(tokenizer.without_special(text).concat(), text);
+            let request =
+                PromptRequest { text: text.to_owned(), from: 0, top: 0, among: Vec::new(), source: String::new() };
+            let scored = local.score_prompt(&request).unwrap();
+            assert_eq!(scored.tokens.iter().map(|t| t.text.as_str()).collect::<String>(), text);
+            assert!(local.pieces(tokenizer.without_special(text)).unwrap().iter().all(|(id, _)| *id != end));
+            // The template's own counts.
+            let messages = vec![Message { role: Role::User, content: text.to_owned() }];
+            let chat =
+                Request { messages, max_tokens: 1, temperature: 0.0, seed: 0, top_logprobs: 0, source: String::new() };
+            let written = local.written(&chat).unwrap();
+            let read = local.pieces(written.split(CUT)).unwrap();
+            assert_eq!(read.iter().filter(|(id, _)| *id == end).count(), 1);
+            assert_eq!(read.iter().map(|(_, part)| *part).collect::<String>(), format!("{text}<|endoftext|>"));
         }
     }
 

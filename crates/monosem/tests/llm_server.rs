@@ -71,6 +71,7 @@ fn a_server_and_the_same_model_in_this_process_agree() {
         assert!((here - there).abs() < 0.04 * here.abs(), "{here} {there}: {text}");
         compared += 1;
     }
+    // A server whose scores belong to the next token knows those of likely tokens only, and these texts are unlikely ones.
     println!("{compared} of {} log-likelihoods compared", here.len());
 
     // Expected digits at the same places.
@@ -85,6 +86,6 @@ fn a_server_and_the_same_model_in_this_process_agree() {
         }
     }
     println!("{pairs} simulated values, apart by {:.2} on average", apart / f64::from(pairs));
-    assert!(compared > 0 || pairs > 0, "nothing to compare");
-    assert!(pairs == 0 || apart / f64::from(pairs) < 1.0);
+    assert!(pairs > 0, "nothing to compare");
+    assert!(apart / f64::from(pairs) < 1.0);
 }
