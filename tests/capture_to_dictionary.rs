@@ -8,7 +8,7 @@ use monosem_decompose::{Moments, Pca};
 use monosem_dictionary::{Dictionary, Evaluation, Evaluator, LinearDictionary, column_mean};
 use monosem_hooks::{HookPoint, HookedModel as _, Site};
 use monosem_lm::{LanguageModel, LoadOptions};
-use monosem_sae::{RunOptions, Spaces, TrainConfig, TrainOutcome, train};
+use monosem_sae::{RunOptions, Spaces, TrainConfig, TrainOutcome, Trainer, train};
 use ndarray::{Array2, ArrayViewMut2};
 use rand::{RngExt as _, SeedableRng as _};
 
@@ -105,7 +105,7 @@ fn an_autoencoder_of_captured_rows_beats_pca_at_its_own_sparsity() {
         rows.gather(&order.batch(step), out)
     };
     let spaces = Spaces::autoencoder(rows.width(), scale);
-    let mut on_step = |_: u64, _: &_, _: &_| ControlFlow::Continue(());
+    let mut on_step = |_: u64, _: &_, _: &dyn Trainer| ControlFlow::Continue(());
     let outcome = train(&config, spaces, &mut batches, RunOptions::default(), &mut on_step);
     let Ok(TrainOutcome::Finished(sae)) = outcome else { panic!("nothing stops it") };
     let trained = evaluate(&sae.dictionary(), &x);

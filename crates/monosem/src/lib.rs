@@ -8,6 +8,7 @@ mod causal;
 pub mod cli;
 mod commands;
 mod console;
+mod device;
 pub mod endpoint;
 mod evaluation;
 pub mod exit;

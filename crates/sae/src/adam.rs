@@ -13,15 +13,24 @@ pub(crate) struct AdamStep {
     root: f32,
 }
 
+impl AdamMode {
+    /// The factors `[size, root]` of the step after `done` others at learning rate `lr`: `w -= size * m / (sqrt(v) * root + 1e-8)`.
+    #[must_use]
+    pub fn factors(self, lr: f32, done: u64) -> [f32; 2] {
+        let t = match self {
+            Self::Standard => done as f64 + 1.0,
+            Self::Paper => 1.0,
+        };
+        let (first, second) = (1.0 - 0.9_f64.powf(t), 1.0 - 0.999_f64.powf(t));
+        [(f64::from(lr) / first) as f32, (1.0 / second.sqrt()) as f32]
+    }
+}
+
 impl AdamStep {
     /// The step after `done` others, at learning rate `lr`.
     pub(crate) fn new(mode: AdamMode, lr: f32, done: u64) -> Self {
-        let t = match mode {
-            AdamMode::Standard => done as f64 + 1.0,
-            AdamMode::Paper => 1.0,
-        };
-        let (first, second) = (1.0 - 0.9_f64.powf(t), 1.0 - 0.999_f64.powf(t));
-        Self { size: (f64::from(lr) / first) as f32, root: (1.0 / second.sqrt()) as f32 }
+        let [size, root] = mode.factors(lr, done);
+        Self { size, root }
     }
 
     /// Moves `w` and its moments. Latents without a gradient move too: their moments decay, and momentum carries on.

@@ -25,7 +25,7 @@ const ROUNDED_MOST: usize = 1 << 23;
 /// How far from its value in `f32` a pre-activation in bf16 may be, in units of the root mean square of the row times the length of the encoder's.
 /// Rounding moves each product by about a relative 2⁻⁹·⁵, and over a direction of length 1 that adds up to as many such units: this is eleven times as far, so
 /// that hardly any code is missed.
-const BF16_MARGIN: f32 = 1.0 / 64.0;
+pub const BF16_MARGIN: f32 = 1.0 / 64.0;
 
 /// What has to be found.
 #[derive(Debug, Clone, Copy, PartialEq)]

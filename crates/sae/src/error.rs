@@ -35,6 +35,14 @@ pub enum StepError {
         /// The setting `dead_after_steps`.
         after: u64,
     },
+    /// A device does not do what it was asked. The state on it is of no more use; the last checkpoint is.
+    #[error("{device}: {problem}")]
+    Device {
+        /// Which.
+        device: String,
+        /// What it said, and what to do.
+        problem: String,
+    },
 }
 
 /// Why a checkpoint could not be read or written.

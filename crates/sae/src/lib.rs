@@ -56,6 +56,7 @@ mod kernels;
 mod lists;
 mod parameters;
 mod planted;
+mod progress;
 mod resample;
 mod sae;
 mod spaces;
@@ -65,14 +66,17 @@ mod train;
 mod update;
 
 pub use config::{AdamMode, AuxK, ConfigError, EarlyStopping, TrainConfig};
+pub use encode::BF16_MARGIN;
 pub use error::{CheckpointError, SaeError, StepError};
-pub use family::{BatchTopK, Family, Gated, JumpRelu, Matryoshka, Relu, Tied, TopK};
+pub use family::{BatchTopK, Family, Gated, JumpRelu, Layout, Matryoshka, Relu, Selection, Tied, TopK};
 pub use monosem_bf16::Precision;
 pub use planted::{Planted, PlantedConfig};
-pub use sae::{Sae, StepPath};
+pub use progress::{BatchSums, Progress, first_decoder_bias};
+pub use resample::LastBatch;
+pub use sae::{Cpu, Sae, StepPath};
 pub use spaces::{Space, Spaces};
 pub use state::TrainState;
-pub use train::{Batches, OnStep, RunOptions, TrainOutcome, train, train_ensemble};
+pub use train::{Batches, Device, OnStep, RunOptions, TrainOutcome, Trainer, train, train_ensemble, train_on};
 
 use ndarray::ArrayView2;
 use serde::Serialize;

@@ -8,14 +8,15 @@ use crate::family::Formula;
 use crate::kernels::{norm, squares};
 use crate::parameters::{Parameters, SHORTEST, Trained, scale_and_length};
 
-/// The batch of the last step.
-pub(crate) struct LastBatch<'a> {
+/// The batch of the last step, row by row.
+#[derive(Debug, Clone, Copy)]
+pub struct LastBatch<'a> {
     /// What the encoder read `[rows, d_in]`.
-    pub(crate) x: &'a [f32],
+    pub x: &'a [f32],
     /// What had to be reconstructed `[rows, d_out]`.
-    pub(crate) target: &'a [f32],
-    /// Residuals, times some factor `[rows, d_out]`.
-    pub(crate) r: &'a [f32],
+    pub target: &'a [f32],
+    /// `x_hat - x` of the weights before the step, times any factor `[rows, d_out]`.
+    pub residuals: &'a [f32],
 }
 
 /// Starts the latents anew that were silent for `dead_after` steps.
@@ -24,7 +25,7 @@ pub(crate) fn resample(of: &mut Parameters, formula: &dyn Formula, batch: LastBa
     let dead: Vec<usize> = (0..of.n_latents()).filter(|j| u64::from(of.silent[*j]) >= dead_after).collect();
     let mut total = 0.0;
     let cumulative: Vec<f64> = batch
-        .r
+        .residuals
         .chunks_exact(d_out)
         .map(|r| {
             total += f64::from(squares(r)).powi(2);

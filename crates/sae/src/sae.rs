@@ -1,8 +1,10 @@
 //! One autoencoder in training, of whatever family: the step.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use monosem_bf16::Precision;
 use monosem_dictionary::LinearDictionary;
-use ndarray::{ArrayView2, Axis};
+use ndarray::ArrayView2;
 use rayon::prelude::*;
 
 use crate::adam::AdamStep;
@@ -11,10 +13,14 @@ use crate::encode::{Encoder, Rounded, Search, TILE_ROWS};
 use crate::family::Selection;
 use crate::forward::{self, Batch, Work};
 use crate::parameters::Parameters;
+use crate::progress::first_decoder_bias;
 use crate::resample::{LastBatch, resample};
 use crate::tile::{Auxiliary, Factors, Gathered, Reconstruction, Tile, TileSums};
 use crate::update::{Move, Source, Sparse, bias_gradient};
-use crate::{AuxK, ConfigError, Spaces, StepError, StepParams, StepStats, TrainConfig, TrainState, TrainStep};
+use crate::{
+    AuxK, BatchSums, ConfigError, Device, Progress, Spaces, StepError, StepParams, StepStats, TrainConfig, TrainState,
+    TrainStep, Trainer,
+};
 
 /// The dense path takes over where more than this share of the codes (in percent) was active in the step before: about where the two
 /// take the same time.
@@ -29,9 +35,6 @@ const MOST_DEAD: usize = 4096;
 /// The search for the largest codes of a row begins with this share of the smallest limit of a row in the step before, relative to its size.
 const ROW_HINT: f32 = 0.8;
 
-/// A reconstruction so much worse than none, and than the first one, means that training has diverged.
-const DIVERGED_FVU: f32 = 100.0;
-
 /// Which of the two ways a step goes; the weights they lead to differ by rounding only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum StepPath {
@@ -44,36 +47,22 @@ pub enum StepPath {
     Dense,
 }
 
-/// What a step leaves for the next one besides the parameters.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub(crate) struct Memory {
-    pub(crate) steps_done: u64,
-    pub(crate) last_rows: u64,
-    /// Pre-activations that counted, whether or not they gave a code.
-    pub(crate) last_entries: u64,
-    /// FVU of the first batch.
-    pub(crate) first_fvu: f32,
-    /// What the search for the largest codes begins with: of a batch the smallest code that was chosen from the last one, of rows the smallest limit of a row
-    /// relative to its root mean square. And a running mean of the former.
-    pub(crate) last_choice: f32,
-    pub(crate) threshold: f32,
-    /// The lowest FVU measured on held-out rows, and measurements since then.
-    pub(crate) best_fvu: f32,
-    pub(crate) since_best: u64,
-}
-
 /// A sparse autoencoder in training, on the CPU.
 pub struct Sae {
     pub(crate) config: TrainConfig,
     pub(crate) spaces: Spaces,
-    pub(crate) memory: Memory,
+    pub(crate) progress: Progress,
     pub(crate) parameters: Parameters,
     path: StepPath,
-    pub(crate) buffers: Buffers,
+    buffers: Buffers,
+    /// Where the buffers are between steps, when members of an ensemble use the same.
+    shared: Option<Arc<Mutex<Buffers>>>,
+    /// The figures of a step that was launched.
+    launched: Option<StepStats>,
 }
 
 /// Reused from step to step, and by all members of an ensemble.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Buffers {
     /// What the encoder reads `[rows, d_in]`.
     x: Vec<f32>,
@@ -110,11 +99,20 @@ impl Sae {
         spaces.validate(&config.family)?;
         config.validate(spaces.input.d.max(spaces.output().d))?;
         let parameters = Parameters::new(&config, spaces);
-        Ok(Self::assemble(config, spaces, parameters, Memory { best_fvu: f32::INFINITY, ..Memory::default() }))
+        Ok(Self::assemble(config, spaces, parameters, Progress::default()))
     }
 
-    pub(crate) fn assemble(config: TrainConfig, spaces: Spaces, parameters: Parameters, memory: Memory) -> Self {
-        Self { config, spaces, memory, parameters, path: StepPath::Adaptive, buffers: Buffers::default() }
+    pub(crate) fn assemble(config: TrainConfig, spaces: Spaces, parameters: Parameters, progress: Progress) -> Self {
+        Self {
+            config,
+            spaces,
+            progress,
+            parameters,
+            path: StepPath::Adaptive,
+            buffers: Buffers::default(),
+            shared: None,
+            launched: None,
+        }
     }
 
     /// The settings it was made with.
@@ -132,7 +130,7 @@ impl Sae {
     /// Steps taken since the weights were drawn.
     #[must_use]
     pub fn steps_done(&self) -> u64 {
-        self.memory.steps_done
+        self.progress.steps_done
     }
 
     /// Forces one of the two paths; for tests and measurements.
@@ -158,12 +156,12 @@ impl Sae {
         let mut parameters = self.parameters.clone();
         let formula = self.config.family.formula();
         parameters.derive(formula);
-        parameters.dictionary(formula, self.spaces, self.memory.threshold)
+        parameters.dictionary(formula, self.spaces, self.progress.threshold)
     }
 
     fn is_dense(&self, selection: Selection, rows: usize) -> bool {
         let thresholds = selection == Selection::Threshold;
-        let Memory { last_rows, last_entries, .. } = self.memory;
+        let Progress { last_rows, last_entries, .. } = self.progress;
         thresholds
             && match self.path {
                 StepPath::Sparse => false,
@@ -177,16 +175,6 @@ impl Sae {
             }
     }
 
-    /// The batch's mean is the best reconstruction by a bias alone.
-    fn start_decoder_bias(&mut self, target: ArrayView2<'_, f32>) {
-        let scale = self.spaces.output().scale;
-        let mean = target.mapv(f64::from).mean_axis(Axis(0)).expect("a batch has rows");
-        if self.parameters.layout.decoder_bias && mean.iter().all(|m| m.is_finite()) {
-            let mean = mean.iter().map(|m| (m * f64::from(scale)) as f32);
-            self.parameters.b_dec.value.iter_mut().zip(mean).for_each(|(b, mean)| *b = mean);
-        }
-    }
-
     /// Loads the batch and, in the dense path, reconstructs it; in the sparse one the tiles have their entries after it. Returns the smallest code chosen from
     /// the whole batch, or the smallest limit of a row.
     fn forward(
@@ -196,7 +184,7 @@ impl Sae {
         factors: Factors,
         dense: bool,
     ) -> f32 {
-        let Self { parameters, buffers, spaces, config, memory, .. } = self;
+        let Self { parameters, buffers, spaces, config, progress, .. } = self;
         let formula = config.family.formula();
         let (layout, weights, prefixes) = (parameters.layout, parameters.weights(), formula.prefixes());
         let (rows, d_in, d_out) = (input.nrows(), parameters.d_in, parameters.d_out);
@@ -221,7 +209,7 @@ impl Sae {
             length: &parameters.length,
             rounded: in_bf16.then_some(&*rounded),
             search: forward::search(selection),
-            hint: memory.last_choice * ROW_HINT,
+            hint: progress.last_choice * ROW_HINT,
         };
         let by = Reconstruction { weights, formula, factors, prefixes };
         let center = layout.subtract_decoder_bias.then_some(parameters.b_dec.value.as_slice());
@@ -233,7 +221,7 @@ impl Sae {
                 0.0
             }
             Selection::BatchTopK(k) => {
-                forward::together(&mut works, batch, encoder, by, (k, memory.last_choice, values))
+                forward::together(&mut works, batch, encoder, by, (k, progress.last_choice, values))
             }
             Selection::Threshold | Selection::TopK(_) => forward::one_by_one(&mut works, batch, &encoder, by),
         }
@@ -241,10 +229,10 @@ impl Sae {
 
     /// Lets dead latents reconstruct what is left over; `residual` is what residuals are multiplied by, `whole` what they would be with one prefix.
     fn auxiliary(&mut self, AuxK { k, coefficient }: AuxK, residual: f32, whole: f32) {
-        let Self { parameters, buffers, config, memory, .. } = self;
+        let Self { parameters, buffers, config, progress, .. } = self;
         let is_dead = |j: &usize| u64::from(parameters.silent[*j]) >= config.dead_after_steps;
         let all: Vec<usize> = (0..parameters.n_latents()).filter(is_dead).collect();
-        let first = (memory.steps_done as usize).wrapping_mul(MOST_DEAD) % all.len().max(1);
+        let first = (progress.steps_done as usize).wrapping_mul(MOST_DEAD) % all.len().max(1);
         let mut some: Vec<usize> = all.iter().cycle().skip(first).take(all.len().min(MOST_DEAD)).copied().collect();
         some.sort_unstable();
         let (d_in, d_out) = (parameters.d_in, parameters.d_out);
@@ -269,29 +257,24 @@ impl Sae {
             });
     }
 
-    fn check_diverged(&self, stats: &StepStats, lr: f32) -> Result<(), StepError> {
-        let step = self.memory.steps_done;
-        if !stats.loss.is_finite() {
-            return Err(StepError::Diverged { step, what: "the loss is not finite", lr });
-        }
-        if step > 0 && stats.fvu_batch > DIVERGED_FVU * self.memory.first_fvu.max(1.0) {
-            let what = "the reconstruction is a hundred times worse than at the first step";
-            return Err(StepError::Diverged { step, what, lr });
-        }
-        Ok(())
-    }
-
-    fn resample(&mut self) {
-        let Self { parameters, buffers, config, memory, .. } = self;
-        let Buffers { x, target, r, .. } = buffers;
-        let target = if target.is_empty() { &*x } else { target };
-        let seed = config.seed ^ memory.steps_done.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        resample(parameters, config.family.formula(), LastBatch { x, target, r }, config.dead_after_steps, seed);
+    /// Starts the latents anew that were silent for [`TrainConfig::dead_after_steps`], from rows of the batch of the last step; see
+    /// [`TrainConfig::resample_every`].
+    ///
+    /// # Panics
+    /// If the rows are not as wide as what is read and reconstructed.
+    pub fn resample(&mut self, batch: LastBatch<'_>) {
+        let (d_in, d_out) = (self.parameters.d_in, self.parameters.d_out);
+        let rows = batch.x.len() / d_in;
+        let lengths = [batch.x.len(), batch.target.len(), batch.residuals.len()];
+        assert_eq!(lengths, [rows * d_in, rows * d_out, rows * d_out], "[x, target, residuals] of {rows} rows");
+        let seed = self.config.seed ^ self.progress.steps_done.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        resample(&mut self.parameters, self.config.family.formula(), batch, self.config.dead_after_steps, seed);
     }
 }
 
-impl TrainStep for Sae {
-    fn step(
+impl Sae {
+    /// Takes a step in its own buffers.
+    fn take_step(
         &mut self,
         input: ArrayView2<'_, f32>,
         target: Option<ArrayView2<'_, f32>>,
@@ -301,10 +284,14 @@ impl TrainStep for Sae {
         assert_eq!(input.ncols(), self.parameters.d_in, "a batch {} wide for {:?}", input.ncols(), self.spaces.input);
         assert!(rows > 0, "a batch without rows");
         assert_eq!(target.map(|t| t.dim()), self.spaces.target.map(|t| (rows, t.d)), "what has to be reconstructed");
-        let (step, lr, formula) = (self.memory.steps_done, schedule.lr, self.config.family.clone());
+        let (step, lr, formula) = (self.progress.steps_done, schedule.lr, self.config.family.clone());
         let formula = formula.formula();
-        if step == 0 {
-            self.start_decoder_bias(target.unwrap_or(input));
+        let has_bias = self.parameters.layout.decoder_bias;
+        if step == 0
+            && has_bias
+            && let Some(bias) = first_decoder_bias(self.spaces, target.unwrap_or(input))
+        {
+            self.parameters.b_dec.value = bias;
         }
         self.parameters.derive(formula);
         let n_prefixes = formula.prefixes().len().max(1);
@@ -328,7 +315,7 @@ impl TrainStep for Sae {
         let sums = self.buffers.tiles.iter().map(|tile| &tile.sums);
         let coefficient = self.config.aux_k.map_or(0.0, |aux| aux.coefficient);
         let (mut stats, entries) = summarise(sums, rows, d, schedule.alpha, coefficient);
-        self.check_diverged(&stats, lr)?;
+        self.progress.check(&stats, lr)?;
 
         let Buffers { x, r, other_r, tiles, dead, .. } = &self.buffers;
         let prefixes = formula.prefixes();
@@ -349,34 +336,90 @@ impl TrainStep for Sae {
             return Err(StepError::Diverged { step, what: "a weight is not finite", lr });
         }
 
-        let memory = &mut self.memory;
-        memory.steps_done += 1;
-        (memory.last_rows, memory.last_entries) = (rows as u64, entries);
-        if step == 0 {
-            memory.first_fvu = stats.fvu_batch;
-        }
-        memory.last_choice = chosen;
-        if let Selection::BatchTopK(_) = formula.selection() {
-            let share = (1.0 / memory.steps_done as f32).max(1.0 / crate::family::REMEMBERED);
-            memory.threshold += (chosen - memory.threshold) * share;
-        }
-        let done = memory.steps_done;
+        self.progress.advance(&stats, rows, entries, chosen, formula.selection());
         let after = self.config.dead_after_steps;
         stats.dead = self.parameters.silent.iter().filter(|silent| u64::from(**silent) >= after).count();
-        let every = self.config.resample_every;
-        if every > 0 && done.is_multiple_of(every) && done <= self.config.steps / 2 {
-            self.resample();
-        } else if stats.dead == self.parameters.n_latents()
-            && self.config.aux_k.is_none()
-            && (every == 0 || done > self.config.steps / 2)
-        {
-            return Err(StepError::AllDead { step, after });
+        if self.progress.resamples(&self.config, &stats)? {
+            let buffers = std::mem::take(&mut self.buffers);
+            let target = if buffers.target.is_empty() { &buffers.x } else { &buffers.target };
+            self.resample(LastBatch { x: &buffers.x, target, residuals: &buffers.r });
+            self.buffers = buffers;
         }
         Ok(stats)
     }
 
+    /// Exchanges the buffers with those of the ensemble, if there is one.
+    fn swap_buffers(&mut self) {
+        if let Some(shared) = &self.shared {
+            // A panic in another member's step leaves buffers that the next step fills anew.
+            std::mem::swap(&mut *shared.lock().unwrap_or_else(PoisonError::into_inner), &mut self.buffers);
+        }
+    }
+}
+
+impl TrainStep for Sae {
+    fn step(
+        &mut self,
+        input: ArrayView2<'_, f32>,
+        target: Option<ArrayView2<'_, f32>>,
+        schedule: StepParams,
+    ) -> Result<StepStats, StepError> {
+        self.swap_buffers();
+        let stats = self.take_step(input, target, schedule);
+        self.swap_buffers();
+        stats
+    }
+
     fn state(&self) -> Result<TrainState, StepError> {
         Ok(TrainState::of(self))
+    }
+}
+
+impl Trainer for Sae {
+    fn config(&self) -> &TrainConfig {
+        &self.config
+    }
+
+    fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    fn progress_mut(&mut self) -> &mut Progress {
+        &mut self.progress
+    }
+
+    fn dictionary(&self) -> Result<LinearDictionary, StepError> {
+        Ok(Self::dictionary(self))
+    }
+
+    fn launch(
+        &mut self,
+        input: ArrayView2<'_, f32>,
+        target: Option<ArrayView2<'_, f32>>,
+        schedule: StepParams,
+    ) -> Result<(), StepError> {
+        self.launched = Some(self.step(input, target, schedule)?);
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<StepStats, StepError> {
+        Ok(self.launched.take().expect("a step was launched"))
+    }
+
+    fn into_sae(self: Box<Self>) -> Result<Sae, StepError> {
+        Ok(*self)
+    }
+}
+
+/// The processor that this program runs on.
+#[derive(Debug, Default)]
+pub struct Cpu {
+    buffers: Arc<Mutex<Buffers>>,
+}
+
+impl Device for Cpu {
+    fn bring(&mut self, sae: Sae) -> Result<Box<dyn Trainer>, StepError> {
+        Ok(Box::new(Sae { shared: Some(Arc::clone(&self.buffers)), ..sae }))
     }
 }
 
@@ -388,7 +431,7 @@ fn summarise<'a>(
     alpha: f32,
     coefficient: f32,
 ) -> (StepStats, u64) {
-    let mut all = TileSums::default();
+    let (mut all, mut entries) = (BatchSums::default(), 0);
     let mut columns = vec![0.0_f64; d];
     for sums in sums {
         all.squared_error += sums.squared_error;
@@ -396,26 +439,11 @@ fn summarise<'a>(
         all.penalty += sums.penalty;
         all.codes += sums.codes;
         all.active += sums.active;
-        all.entries += sums.entries;
         all.squares += sums.squares;
         all.aux_error += sums.aux_error;
+        entries += sums.entries;
         columns.iter_mut().zip(&sums.columns).for_each(|(total, column)| *total += f64::from(*column));
     }
-    let n = rows as f64;
-    let values = n * d as f64;
-    let deviation = all.squares - columns.iter().map(|c| c * c).sum::<f64>() / n;
-    // Of a single row, or of equal ones, nothing but rounding is left.
-    let fvu = if deviation > 1e-6 * all.squares { all.squared_error / deviation } else { 0.0 };
-    let aux = f64::from(coefficient) * all.aux_error / values;
-    let loss = all.objective / values + f64::from(alpha) * all.penalty / n + aux;
-    let stats = StepStats {
-        loss: loss as f32,
-        mse: (all.squared_error / values) as f32,
-        l1: (all.codes / n) as f32,
-        l0: (all.active as f64 / n) as f32,
-        fvu_batch: fvu as f32,
-        aux: aux as f32,
-        dead: 0,
-    };
-    (stats, all.entries)
+    all.column_squares = columns.iter().map(|c| c * c).sum();
+    (all.stats(rows, d, alpha, coefficient), entries)
 }

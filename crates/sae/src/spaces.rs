@@ -41,7 +41,8 @@ impl Spaces {
     }
 
     /// Which parameters a family has here: a transcoder's decoder bias is not of the space that its encoder reads.
-    pub(crate) fn layout(&self, family: &Family) -> Layout {
+    #[must_use]
+    pub fn layout(&self, family: &Family) -> Layout {
         let layout = family.formula().layout();
         Layout { subtract_decoder_bias: layout.subtract_decoder_bias && self.target.is_none(), ..layout }
     }

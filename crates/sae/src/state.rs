@@ -6,8 +6,7 @@ use ndarray::ArrayD;
 
 use crate::family::MAX_EXTRAS;
 use crate::parameters::{Parameters, Trained};
-use crate::sae::Memory;
-use crate::{ConfigError, Sae, Spaces, TrainConfig};
+use crate::{ConfigError, Progress, Sae, Spaces, TrainConfig};
 
 /// Suffixes of the names of a parameter's values and of its first and second moments.
 const PARTS: [&str; 3] = ["", "_m", "_v"];
@@ -22,7 +21,7 @@ pub struct TrainState {
     pub spaces: Spaces,
     /// Steps done.
     pub step: u64,
-    /// Numbers that steps leave for later ones, by name; those of `f32` as their bits.
+    /// Numbers that steps leave for later ones, by name: [`Progress::counters`].
     pub counters: BTreeMap<String, u64>,
     /// Weights `w_enc`, `b_enc`, ..., their moments `w_enc_m`, `w_enc_v`, ..., and the steps since each latent was active, `silent`, by name.
     pub tensors: BTreeMap<String, ArrayD<f32>>,
@@ -42,20 +41,14 @@ impl TrainState {
         // Exact up to 2^24 steps; a latent silent for as long is as dead.
         let silent: Vec<f32> = sae.parameters.silent.iter().map(|steps| (*steps).min(1 << 24) as f32).collect();
         tensors.insert(SILENT.into(), tensor(&[silent.len()], &silent));
-        let Memory { steps_done, last_rows, last_entries, first_fvu, last_choice, threshold, best_fvu, since_best } =
-            sae.memory;
-        let bits = |value: f32| u64::from(value.to_bits());
-        let counters = [
-            ("last_rows", last_rows),
-            ("last_entries", last_entries),
-            ("first_fvu", bits(first_fvu)),
-            ("last_choice", bits(last_choice)),
-            ("threshold", bits(threshold)),
-            ("best_fvu", bits(best_fvu)),
-            ("since_best", since_best),
-        ];
-        let counters = counters.map(|(name, value)| (name.to_owned(), value)).into();
-        Self { config: sae.config.clone(), spaces: sae.spaces, step: steps_done, counters, tensors }
+        let progress = sae.progress;
+        Self {
+            config: sae.config.clone(),
+            spaces: sae.spaces,
+            step: progress.steps_done,
+            counters: progress.counters(),
+            tensors,
+        }
     }
 }
 
@@ -94,21 +87,7 @@ impl Sae {
         }
         let mut parameters = Parameters::from_parts(layout, [d_in, d_out], [w_enc, w_dec], [b_enc, b_dec], extras);
         parameters.silent = take(SILENT, &[n])?.into_iter().map(|steps| steps as u32).collect();
-        let count = |name: &str| counters.get(name).copied().ok_or_else(|| error(name, "is missing".into()));
-        let value = |name: &str| {
-            let bits = u32::try_from(count(name)?).map_err(|_| error(name, "is not the bits of an f32".into()))?;
-            Ok::<_, ConfigError>(f32::from_bits(bits))
-        };
-        let memory = Memory {
-            steps_done: step,
-            last_rows: count("last_rows")?,
-            last_entries: count("last_entries")?,
-            first_fvu: value("first_fvu")?,
-            last_choice: value("last_choice")?,
-            threshold: value("threshold")?,
-            best_fvu: value("best_fvu")?,
-            since_best: count("since_best")?,
-        };
-        Ok(Self::assemble(config, spaces, parameters, memory))
+        let progress = Progress::from_counters(step, &counters)?;
+        Ok(Self::assemble(config, spaces, parameters, progress))
     }
 }

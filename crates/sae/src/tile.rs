@@ -41,7 +41,7 @@ pub(crate) struct TileSums {
 }
 
 /// Buffers are kept from step to step.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Tile {
     pub(crate) sums: TileSums,
     /// Sum of squares of each row that the encoder reads.

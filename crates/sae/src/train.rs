@@ -1,10 +1,12 @@
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use monosem_dictionary::{Dictionary as _, column_mean};
+use monosem_dictionary::{Dictionary as _, LinearDictionary, column_mean};
 use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis};
 
-use crate::{EarlyStopping, Sae, SaeError, Spaces, StepStats, TrainConfig, TrainState, TrainStep as _};
+use crate::{
+    Cpu, Progress, Sae, SaeError, Spaces, StepError, StepParams, StepStats, TrainConfig, TrainState, TrainStep,
+};
 
 /// Rows of a held-out set that are encoded at once.
 const HELD_OUT_ROWS: usize = 4096;
@@ -36,8 +38,80 @@ pub struct RunOptions<'a> {
 /// same rows for the same step every time: a resumed run asks for steps that an interrupted one has seen.
 pub type Batches<'a, E> = dyn FnMut(u64, ArrayViewMut2<'_, f32>, Option<ArrayViewMut2<'_, f32>>) -> Result<(), E> + 'a;
 
-/// Called after every step with the steps done, its figures, and the autoencoder; `Break` interrupts, except after the last step.
-pub type OnStep<'a> = dyn FnMut(u64, &StepStats, &Sae) -> ControlFlow<()> + 'a;
+/// Called after every step with the number of the member (0 for the only one), the steps it has done, its figures, and itself; `Break` interrupts, except after the
+/// last step.
+pub type OnStep<'a> = dyn FnMut(usize, u64, &StepStats, &dyn Trainer) -> ControlFlow<()> + 'a;
+
+/// One autoencoder in training on some device, as [`train_on`] drives it.
+pub trait Trainer: TrainStep {
+    /// The settings of the run.
+    fn config(&self) -> &TrainConfig;
+
+    /// What was done so far.
+    fn progress(&self) -> &Progress;
+
+    /// Steps taken since the weights were drawn.
+    fn steps_done(&self) -> u64 {
+        self.progress().steps_done
+    }
+
+    /// What was done so far, for the measurements of early stopping.
+    fn progress_mut(&mut self) -> &mut Progress;
+
+    /// The dictionary learned so far, in the units of the raw activations.
+    ///
+    /// # Errors
+    /// If a device does not hand it over.
+    fn dictionary(&self) -> Result<LinearDictionary, StepError>;
+
+    /// Begins a step on the batch that its device was fed; a device of its own works on while the caller makes the next batch.
+    ///
+    /// # Errors
+    /// As [`TrainStep::step`].
+    fn launch(
+        &mut self,
+        input: ArrayView2<'_, f32>,
+        target: Option<ArrayView2<'_, f32>>,
+        schedule: StepParams,
+    ) -> Result<(), StepError>;
+
+    /// Waits for the step that was launched.
+    ///
+    /// # Errors
+    /// As [`TrainStep::step`].
+    ///
+    /// # Panics
+    /// If none was launched.
+    fn finish(&mut self) -> Result<StepStats, StepError>;
+
+    /// Brings it back to this processor.
+    ///
+    /// # Errors
+    /// If a device does not hand it over.
+    fn into_sae(self: Box<Self>) -> Result<Sae, StepError>;
+}
+
+/// Where autoencoders are trained.
+pub trait Device {
+    /// Takes one over, new or from a checkpoint.
+    ///
+    /// # Errors
+    /// If there is no room for it, or the device does not work.
+    fn bring(&mut self, sae: Sae) -> Result<Box<dyn Trainer>, StepError>;
+
+    /// The batch of the next step of all that it trains, which it may copy while a step is under way. The same views are given to [`Trainer::launch`].
+    ///
+    /// # Errors
+    /// If the device does not work.
+    fn feed(&mut self, _input: ArrayView2<'_, f32>, _target: Option<ArrayView2<'_, f32>>) -> Result<(), StepError> {
+        Ok(())
+    }
+
+    /// Whether it works on by itself after a launch, so that the next batch is best made then.
+    fn works_alone(&self) -> bool {
+        false
+    }
+}
 
 /// Trains an autoencoder or transcoder, or goes on where an interrupted run of the same settings stopped; both end in the same bytes.
 ///
@@ -49,21 +123,20 @@ pub fn train<E>(
     spaces: Spaces,
     batches: &mut Batches<'_, E>,
     options: RunOptions<'_>,
-    on_step: &mut OnStep<'_>,
+    on_step: &mut dyn FnMut(u64, &StepStats, &dyn Trainer) -> ControlFlow<()>,
 ) -> Result<TrainOutcome, SaeError<E>> {
-    let member = Member {
-        sae: begin(config, spaces, options.checkpoint_folder)?,
-        folder: options.checkpoint_folder.map(Path::to_owned),
-    };
-    let outcome = run(vec![member], batches, options, &mut |_, done, stats, sae| on_step(done, stats, sae))?;
-    Ok(match outcome {
+    let mut device = Cpu::default();
+    let sae = begin(config, spaces, options.checkpoint_folder)?;
+    let member = Member { trainer: device.bring(sae)?, folder: options.checkpoint_folder.map(Path::to_owned) };
+    let mut on_step = |_: usize, done: u64, stats: &StepStats, trainer: &dyn Trainer| on_step(done, stats, trainer);
+    Ok(match run(&mut device, vec![member], spaces, batches, options, &mut on_step)? {
         TrainOutcome::Finished(mut members) => TrainOutcome::Finished(members.remove(0)),
         TrainOutcome::Interrupted { steps_done } => TrainOutcome::Interrupted { steps_done },
     })
 }
 
 /// Trains several autoencoders of whatever families, sizes and settings in one pass over the activations, each exactly as if alone. They read the same
-/// batches, so [`TrainConfig::batch`] is the same for all; their checkpoints are in folders of their own. `on_step` also gets the number of the member.
+/// batches, so [`TrainConfig::batch`] is the same for all; their checkpoints are in folders of their own.
 ///
 /// # Errors
 /// As [`train`]; and if there is no member or their batches differ.
@@ -72,7 +145,22 @@ pub fn train_ensemble<E>(
     spaces: Spaces,
     batches: &mut Batches<'_, E>,
     options: RunOptions<'_>,
-    on_step: &mut dyn FnMut(usize, u64, &StepStats, &Sae) -> ControlFlow<()>,
+    on_step: &mut OnStep<'_>,
+) -> Result<TrainOutcome<Vec<Sae>>, SaeError<E>> {
+    train_on(&mut Cpu::default(), configs, spaces, batches, options, on_step)
+}
+
+/// As [`train_ensemble`], on a device. Checkpoints do not know of devices: a run may go on on another one.
+///
+/// # Errors
+/// As [`train_ensemble`]; and if the device fails.
+pub fn train_on<E>(
+    device: &mut dyn Device,
+    configs: &[TrainConfig],
+    spaces: Spaces,
+    batches: &mut Batches<'_, E>,
+    options: RunOptions<'_>,
+    on_step: &mut OnStep<'_>,
 ) -> Result<TrainOutcome<Vec<Sae>>, SaeError<E>> {
     let members = configs.iter().enumerate().map(|(i, config)| {
         let folder = options.checkpoint_folder.map(|folder| folder.join(format!("member-{i}")));
@@ -80,93 +168,149 @@ pub fn train_ensemble<E>(
             let problem = format!("is {} for member {i} and {} for member 0", config.batch, configs[0].batch);
             return Err(crate::ConfigError { key: "batch", problem }.into());
         }
-        Ok(Member { sae: begin(config, spaces, folder.as_deref())?, folder })
+        Ok(Member { trainer: device.bring(begin(config, spaces, folder.as_deref())?)?, folder })
     });
     let members = members.collect::<Result<Vec<_>, SaeError<E>>>()?;
     if members.is_empty() {
         return Err(crate::ConfigError { key: "members", problem: "is empty, expected at least one".into() }.into());
     }
-    run(members, batches, options, on_step)
+    run(device, members, spaces, batches, options, on_step)
 }
 
 struct Member {
-    sae: Sae,
+    trainer: Box<dyn Trainer>,
     folder: Option<PathBuf>,
 }
 
 impl Member {
     fn is_finished(&self) -> bool {
-        let config = self.sae.config();
-        let waited = config.early_stopping.is_some_and(|early| self.sae.memory.since_best >= u64::from(early.patience));
-        self.sae.steps_done() >= config.steps || waited
+        let (config, progress) = (self.trainer.config(), self.trainer.progress());
+        let waited = config.early_stopping.is_some_and(|early| progress.since_best >= u64::from(early.patience));
+        progress.steps_done >= config.steps || waited
     }
 
     fn save<E>(&self) -> Result<(), SaeError<E>> {
         match &self.folder {
-            Some(folder) => Ok(self.sae.state()?.save(folder)?),
+            Some(folder) => Ok(self.trainer.state()?.save(folder)?),
             None => Ok(()),
         }
     }
 }
 
+/// The rows of one step.
+struct Rows {
+    step: u64,
+    input: Array2<f32>,
+    target: Option<Array2<f32>>,
+}
+
+impl Rows {
+    fn new(rows: usize, spaces: Spaces) -> Self {
+        let target = spaces.target.map(|target| Array2::zeros((rows, target.d)));
+        Self { step: u64::MAX, input: Array2::zeros((rows, spaces.input.d)), target }
+    }
+
+    fn views(&self) -> (ArrayView2<'_, f32>, Option<ArrayView2<'_, f32>>) {
+        (self.input.view(), self.target.as_ref().map(|target| target.view()))
+    }
+
+    /// Makes the rows of a step, unless they are there, and feeds them.
+    fn prepare<E>(
+        &mut self,
+        step: u64,
+        batches: &mut Batches<'_, E>,
+        device: &mut dyn Device,
+    ) -> Result<(), SaeError<E>> {
+        if self.step == step {
+            return Ok(());
+        }
+        self.step = u64::MAX;
+        batches(step, self.input.view_mut(), self.target.as_mut().map(|target| target.view_mut()))
+            .map_err(|source| SaeError::Batch { step, source })?;
+        let (input, target) = self.views();
+        device.feed(input, target)?;
+        self.step = step;
+        Ok(())
+    }
+}
+
 fn run<E>(
+    device: &mut dyn Device,
     mut members: Vec<Member>,
+    spaces: Spaces,
     batches: &mut Batches<'_, E>,
     options: RunOptions<'_>,
-    on_step: &mut dyn FnMut(usize, u64, &StepStats, &Sae) -> ControlFlow<()>,
+    on_step: &mut OnStep<'_>,
 ) -> Result<TrainOutcome<Vec<Sae>>, SaeError<E>> {
-    let spaces = members[0].sae.spaces();
-    if members.iter().any(|member| member.sae.config().early_stopping.is_some()) && options.held_out.is_none() {
+    if members.iter().any(|member| member.trainer.config().early_stopping.is_some()) && options.held_out.is_none() {
         let problem = "needs held-out rows to measure on, and none were given".into();
         return Err(crate::ConfigError { key: "early_stopping", problem }.into());
     }
-    let (rows, alone) = (members[0].sae.config().batch, members.len() == 1);
-    let mut input = Array2::zeros((rows, spaces.input.d));
-    let mut target = spaces.target.map(|target| Array2::zeros((rows, target.d)));
-    // One set of buffers goes round.
-    let mut buffers = crate::sae::Buffers::default();
+    let batch = members[0].trainer.config().batch;
+    let (mut rows, mut next) = (Rows::new(batch, spaces), None);
+    if device.works_alone() {
+        next = Some(Rows::new(batch, spaces));
+    }
     loop {
         // A killed run may have left members at different steps: those behind catch up first.
         let unfinished = members.iter().filter(|member| !member.is_finished());
-        let Some(step) = unfinished.map(|member| member.sae.steps_done()).min() else { break };
-        batches(step, input.view_mut(), target.as_mut().map(|target| target.view_mut()))
-            .map_err(|source| SaeError::Batch { step, source })?;
+        let Some(step) = unfinished.map(|member| member.trainer.steps_done()).min() else { break };
+        rows.prepare(step, batches, device)?;
+        let takes_part: Vec<usize> = (0..members.len())
+            .filter(|i| !members[*i].is_finished() && members[*i].trainer.steps_done() == step)
+            .collect();
+        let is_last = |i: &usize| members[*i].trainer.config().steps <= step + 1;
+        let goes_on = !takes_part.iter().all(is_last);
         let mut interrupted = false;
-        for i in 0..members.len() {
-            let member = &mut members[i];
-            if member.is_finished() || member.sae.steps_done() != step {
-                continue;
+        // A device that works alone has the steps of all members before it, another one takes one after the other.
+        for group in takes_part.chunks(if next.is_some() { takes_part.len() } else { 1 }) {
+            for &i in group {
+                let (input, target) = rows.views();
+                let trainer = &mut members[i].trainer;
+                let schedule = trainer.config().schedule(step);
+                trainer.launch(input, target, schedule).or_else(|source| failed(&members, i, source))?;
             }
-            let schedule = member.sae.config().schedule(step);
-            std::mem::swap(&mut buffers, &mut member.sae.buffers);
-            let stepped = member.sae.step(input.view(), target.as_ref().map(|target| target.view()), schedule);
-            std::mem::swap(&mut buffers, &mut member.sae.buffers);
-            let stats = match stepped {
-                Ok(stats) => stats,
-                Err(source) if alone => return Err(source.into()),
-                Err(source) => {
-                    let mut others = members.iter().enumerate().filter(|(other, _)| *other != i);
-                    others.try_for_each(|(_, member)| member.save())?;
-                    return Err(SaeError::Member { member: i, source });
+            if let Some(next) = next.as_mut().filter(|_| goes_on) {
+                // What goes wrong with the next batch is told when its turn has come.
+                let _ = next.prepare(step + 1, batches, device);
+            }
+            for &i in group {
+                let stats = members[i].trainer.finish().or_else(|source| failed(&members, i, source))?;
+                let member = &mut members[i];
+                let done = member.trainer.steps_done();
+                if let (Some(early), Some(held_out)) = (member.trainer.config().early_stopping, options.held_out)
+                    && done.is_multiple_of(early.every)
+                {
+                    let fvu = fvu(&member.trainer.dictionary()?, held_out.0, held_out.1) as f32;
+                    member.trainer.progress_mut().measured(fvu, early);
                 }
-            };
-            let done = member.sae.steps_done();
-            if let (Some(early), Some(held_out)) = (member.sae.config().early_stopping, options.held_out)
-                && done.is_multiple_of(early.every)
-            {
-                member.sae.measure(early, held_out);
-            }
-            interrupted |= on_step(i, done, &stats, &member.sae).is_break();
-            if options.checkpoint_every > 0 && done.is_multiple_of(options.checkpoint_every) && !member.is_finished() {
-                member.save()?;
+                interrupted |= on_step(i, done, &stats, &*member.trainer).is_break();
+                let due = options.checkpoint_every > 0 && done.is_multiple_of(options.checkpoint_every);
+                if due && !member.is_finished() {
+                    member.save()?;
+                }
             }
         }
         if interrupted && members.iter().any(|member| !member.is_finished()) {
             members.iter().try_for_each(Member::save)?;
             return Ok(TrainOutcome::Interrupted { steps_done: step + 1 });
         }
+        if let Some(next) = &mut next {
+            std::mem::swap(&mut rows, next);
+        }
     }
-    Ok(TrainOutcome::Finished(members.into_iter().map(|member| member.sae).collect()))
+    let back = members.into_iter().map(|member| member.trainer.into_sae());
+    Ok(TrainOutcome::Finished(back.collect::<Result<_, _>>()?))
+}
+
+/// The step of member `i` could not be taken: the others are saved.
+fn failed<T, E>(members: &[Member], i: usize, source: StepError) -> Result<T, SaeError<E>> {
+    if members.len() == 1 {
+        return Err(source.into());
+    }
+    let mut others = members.iter().enumerate().filter(|(other, _)| *other != i);
+    others.try_for_each(|(_, member)| member.save())?;
+    Err(SaeError::Member { member: i, source })
 }
 
 impl Sae {
@@ -176,31 +320,27 @@ impl Sae {
     /// If the rows are not as wide as what it reads and reconstructs.
     #[must_use]
     pub fn fvu(&self, input: ArrayView2<'_, f32>, target: Option<ArrayView2<'_, f32>>) -> f64 {
-        let (dictionary, target) = (self.dictionary(), target.unwrap_or(input));
-        let mean = column_mean(target);
-        let (mut error, mut variance) = (0.0, 0.0);
-        let chunks = |rows: ArrayView2<'_, f32>| -> Vec<Array2<f32>> {
-            rows.axis_chunks_iter(Axis(0), HELD_OUT_ROWS).map(|chunk| chunk.to_owned()).collect()
-        };
-        for (input, target) in chunks(input).iter().zip(chunks(target)) {
-            let reconstruction = dictionary.decode(&dictionary.encode(input.view()));
-            error += (reconstruction - &target).iter().map(|e| f64::from(*e).powi(2)).sum::<f64>();
-            let deviations = target.rows().into_iter().flat_map(|row| {
-                row.iter().zip(&mean).map(|(x, mean)| (f64::from(*x) - *mean).powi(2)).collect::<Vec<_>>()
-            });
-            variance += deviations.sum::<f64>();
-        }
-        error / variance
+        fvu(&self.dictionary(), input, target)
     }
+}
 
-    fn measure(&mut self, early: EarlyStopping, (input, target): (ArrayView2<'_, f32>, Option<ArrayView2<'_, f32>>)) {
-        let fvu = self.fvu(input, target) as f32;
-        if fvu < self.memory.best_fvu * (1.0 - early.min_improvement) {
-            (self.memory.best_fvu, self.memory.since_best) = (fvu, 0);
-        } else {
-            self.memory.since_best += 1;
-        }
+fn fvu(dictionary: &LinearDictionary, input: ArrayView2<'_, f32>, target: Option<ArrayView2<'_, f32>>) -> f64 {
+    let target = target.unwrap_or(input);
+    let mean = column_mean(target);
+    let (mut error, mut variance) = (0.0, 0.0);
+    let chunks = |rows: ArrayView2<'_, f32>| -> Vec<Array2<f32>> {
+        rows.axis_chunks_iter(Axis(0), HELD_OUT_ROWS).map(|chunk| chunk.to_owned()).collect()
+    };
+    for (input, target) in chunks(input).iter().zip(chunks(target)) {
+        let reconstruction = dictionary.decode(&dictionary.encode(input.view()));
+        error += (reconstruction - &target).iter().map(|e| f64::from(*e).powi(2)).sum::<f64>();
+        let deviations = target
+            .rows()
+            .into_iter()
+            .flat_map(|row| row.iter().zip(&mean).map(|(x, mean)| (f64::from(*x) - *mean).powi(2)).collect::<Vec<_>>());
+        variance += deviations.sum::<f64>();
     }
+    error / variance
 }
 
 /// A new autoencoder, or the one that an interrupted run left in `folder`.

@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::ops::ControlFlow;
 
 use monosem_dictionary::{Dictionary, Evaluator, column_mean, mmcs};
-use monosem_sae::{AdamMode, Planted, PlantedConfig, RunOptions, Spaces, TrainConfig, TrainOutcome, train};
+use monosem_sae::{AdamMode, Planted, PlantedConfig, RunOptions, Spaces, TrainConfig, TrainOutcome, Trainer, train};
 use ndarray::{Array2, ArrayViewMut2};
 
 /// Tied autoencoder, d 128, G 256, R 2, 5 active, decay 0.99, identity covariance, no noise, batch 1024, lr 1e-3, 1421 steps, alpha 1e-3. The
@@ -44,7 +44,7 @@ fn train_one(adam: AdamMode, seed: u64) -> [f64; 3] {
         out.assign(&data.sample(step, batch));
         Ok::<(), Infallible>(())
     };
-    let mut on_step = |_: u64, _: &_, _: &_| ControlFlow::Continue(());
+    let mut on_step = |_: u64, _: &_, _: &dyn Trainer| ControlFlow::Continue(());
     let spaces = Spaces::autoencoder(d, 1.0);
     let outcome = train(&config, spaces, &mut batches, RunOptions::default(), &mut on_step).unwrap();
     let TrainOutcome::Finished(sae) = outcome else { panic!("nothing stops it") };

@@ -9,7 +9,9 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use common::{config, data, families};
-use monosem_sae::{AuxK, RunOptions, Spaces, TrainConfig, TrainOutcome, TrainState, TrainStep, train_ensemble};
+use monosem_sae::{
+    AuxK, RunOptions, Spaces, TrainConfig, TrainOutcome, TrainState, TrainStep, Trainer, train_ensemble,
+};
 use ndarray::ArrayViewMut2;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -39,7 +41,7 @@ fn train_in(folder: &Path, pause: Duration) -> Vec<TrainState> {
         Ok::<(), Infallible>(())
     };
     let options = RunOptions { checkpoint_folder: Some(folder), checkpoint_every: 1, ..RunOptions::default() };
-    let mut on_step = |_, _, _: &_, _: &_| ControlFlow::Continue(());
+    let mut on_step = |_, _, _: &_, _: &dyn Trainer| ControlFlow::Continue(());
     let outcome = train_ensemble(&configs(), Spaces::autoencoder(20, 1.5), &mut batches, options, &mut on_step);
     let TrainOutcome::Finished(members) = outcome.unwrap() else { panic!("nothing interrupts it") };
     members.iter().map(|member| member.state().unwrap()).collect()

@@ -11,7 +11,7 @@ use common::{config, data, families, has_dense_path, mean_square, step_on, targe
 use monosem_dictionary::{Dictionary as _, mmcs};
 use monosem_sae::{
     AuxK, EarlyStopping, Family, JumpRelu, Matryoshka, Planted, PlantedConfig, RunOptions, Sae, SaeError, Spaces,
-    StepError, TopK, TrainConfig, TrainOutcome, TrainState, TrainStep, train, train_ensemble,
+    StepError, TopK, TrainConfig, TrainOutcome, TrainState, TrainStep, Trainer, train, train_ensemble,
 };
 use ndarray::{Array2, ArrayViewMut2};
 
@@ -332,7 +332,7 @@ fn a_killed_run_goes_on_from_its_last_checkpoint() {
         fill(&data, step, out);
         if step == 13 { Err("the disk is gone") } else { Ok(()) }
     };
-    let mut on_step = |_: u64, _: &_, _: &Sae| ControlFlow::Continue(());
+    let mut on_step = |_: u64, _: &_, _: &dyn Trainer| ControlFlow::Continue(());
     let error = train(&config, SPACES, &mut batches, options(Some(folder.path()), 4), &mut on_step);
     let error = error.err().unwrap().to_string();
     assert!(error.contains("step 13") && error.contains("the disk is gone"), "{error}");

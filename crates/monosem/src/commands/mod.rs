@@ -27,7 +27,6 @@ use monosem_hooks::{HookPoint, HookedModel as _};
 use monosem_lm::LanguageModel;
 use monosem_sae::AdamMode;
 
-use crate::cli::Device;
 use crate::interrupt;
 use crate::output::note;
 
@@ -66,14 +65,6 @@ pub(crate) fn chain(error: &anyhow::Error) -> String {
         }
     }
     text
-}
-
-/// Refuses a device that this program cannot train on.
-pub(crate) fn check_device(device: Device) -> Result<()> {
-    if device == Device::Cuda {
-        bail!("this version trains on the CPU only: use --device auto or --device cpu");
-    }
-    Ok(())
 }
 
 /// Refuses a dictionary that does not reconstruct what it reads.

@@ -14,7 +14,7 @@ use crate::cli::{HowArgs, NodeArgs, Reproduce, RunArgs};
 use crate::console::Console;
 use crate::output::{note, say};
 use crate::profile::{self, Loaded};
-use crate::{exit, interrupt, nodes};
+use crate::{device, exit, interrupt, nodes};
 
 /// Every number of a run, in the run's folder.
 const RESULTS: &str = "results.json";
@@ -23,7 +23,7 @@ const RUN: &str = "run.json";
 
 /// Runs a profile and writes its report.
 pub(crate) fn reproduce(args: &Reproduce) -> Result<u8> {
-    super::check_device(args.how.device)?;
+    device::choose(args.how.device)?;
     let loaded = profile::load(&args.run.profile)?;
     let assets = Assets::from_env()?;
     let graph = of(&loaded, &assets)?;
@@ -40,7 +40,7 @@ pub(crate) fn reproduce(args: &Reproduce) -> Result<u8> {
 
 /// Runs one node and what it needs, beside other processes that do the same.
 pub(crate) fn node(args: &NodeArgs) -> Result<u8> {
-    super::check_device(args.how.device)?;
+    device::choose(args.how.device)?;
     let loaded = profile::load(&args.run.profile)?;
     let assets = Assets::from_env()?;
     let graph = of(&loaded, &assets)?;

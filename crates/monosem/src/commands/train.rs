@@ -6,19 +6,19 @@ use std::path::Path;
 use anyhow::{Context as _, Result, bail, ensure};
 use monosem_activations::{Batches, Store};
 use monosem_sae::{
-    AuxK, BatchTopK, EarlyStopping, Family, Gated, JumpRelu, Matryoshka, Precision, Relu, RunOptions, Sae, Space,
-    Spaces, StepStats, Tied, TopK, TrainConfig, TrainOutcome, TrainState, train_ensemble,
+    AuxK, BatchTopK, EarlyStopping, Family, Gated, JumpRelu, Matryoshka, Precision, Relu, RunOptions, Space, Spaces,
+    StepStats, Tied, TopK, TrainConfig, TrainOutcome, TrainState, Trainer,
 };
 use ndarray::{Array2, ArrayViewMut2};
 use serde_json::{Value, json};
 
-use super::{Bar, check_device, open_hook};
+use super::{Bar, open_hook};
 use crate::cli::{self, FamilyName};
 use crate::evaluation::Rows;
 use crate::metrics::Metrics;
 use crate::nodes::input_scale;
 use crate::output::{note, say};
-use crate::{exit, interrupt};
+use crate::{device, exit, interrupt};
 
 /// Steps between checkpoints.
 const CHECKPOINT_EVERY: u64 = 100;
@@ -38,7 +38,7 @@ struct Member {
 
 /// Trains sparse autoencoders on a store of activations.
 pub(crate) fn train(args: &cli::Train) -> Result<u8> {
-    check_device(args.device)?;
+    device::choose(args.device)?;
     interrupt::listen()?;
     let store = Store::open(&args.activations)?;
     let (hook, rows) = open_hook(&store, args.hook)?;
@@ -83,7 +83,7 @@ pub(crate) fn train(args: &cli::Train) -> Result<u8> {
     // The one that trains longest is shown.
     let shown = (0..members.len()).max_by_key(|i| (members[*i].config.steps, std::cmp::Reverse(*i))).unwrap_or(0);
     let mut failed = None;
-    let mut on_step = |i: usize, step: u64, stats: &StepStats, _: &Sae| {
+    let mut on_step = |i: usize, step: u64, stats: &StepStats, _: &dyn Trainer| {
         let Member { name, config } = &members[i];
         let opened = match &mut metrics {
             Some(metrics) => Ok(metrics),
@@ -105,7 +105,7 @@ pub(crate) fn train(args: &cli::Train) -> Result<u8> {
         held_out: held_out.as_ref().map(|(input, target)| (input.view(), target.as_ref().map(|t| t.view()))),
     };
     let configs: Vec<TrainConfig> = members.iter().map(|member| member.config.clone()).collect();
-    let outcome = train_ensemble(&configs, spaces, &mut batch, options, &mut on_step);
+    let outcome = device::train_ensemble(&configs, spaces, &mut batch, options, &mut on_step);
     drop(bar);
     if let Some(error) = failed {
         return Err(error);

@@ -3,14 +3,15 @@
 use std::ops::ControlFlow;
 
 use anyhow::{Result, anyhow};
-use monosem_dictionary::mmcs;
+use monosem_dictionary::{LinearDictionary, mmcs};
 use monosem_graph::{Ctx, Node};
 use monosem_report::ResultRow;
-use monosem_sae::{Planted as Data, PlantedConfig, RunOptions, Sae, Spaces, StepStats, TrainOutcome, train};
+use monosem_sae::{Planted as Data, PlantedConfig, RunOptions, Spaces, StepStats, TrainOutcome, Trainer};
 use ndarray::ArrayViewMut2;
 use serde_json::json;
 
 use super::{Label, node, sae_setting, save_rows};
+use crate::device;
 use crate::evaluation::evaluate;
 use crate::profile::{Generator, Planted};
 
@@ -67,9 +68,8 @@ fn run(planted: &Planted, generator: Generator, ratio: f64, alpha: f32, ctx: &Ct
     let label = Label::new("planted", "sae-tied", "", setting);
     let train_config = planted.train_config(ratio, alpha);
 
-    let rows_of = |label: &Label, sae: &Sae| -> Vec<ResultRow> {
-        let dictionary = sae.dictionary();
-        let evaluation = evaluate(&dictionary, fresh.view(), &groups);
+    let rows_of = |label: &Label, dictionary: &LinearDictionary| -> Vec<ResultRow> {
+        let evaluation = evaluate(dictionary, fresh.view(), &groups);
         let n = evaluation.n;
         vec![
             label.estimate("fvu", evaluation.fvu, n, "1"),
@@ -84,13 +84,16 @@ fn run(planted: &Planted, generator: Generator, ratio: f64, alpha: f32, ctx: &Ct
     let mut curve: Vec<ResultRow> =
         if curve_file.is_file() { monosem_report::read_results(&curve_file)? } else { Vec::new() };
     let mut failed = None;
-    let mut on_step = |step: u64, _: &StepStats, sae: &Sae| {
+    let mut on_step = |_: usize, step: u64, _: &StepStats, trainer: &dyn Trainer| {
         ctx.progress(step, planted.steps, "steps");
         if step.is_multiple_of((planted.steps / CURVE_POINTS).max(1)) {
             let label = training.with_setting(&format!("step={step}"));
             curve.retain(|row| row.setting != label.setting);
-            curve.extend(rows_of(&label, sae).into_iter().filter(|row| row.metric != "n_latents"));
-            if let Err(error) = monosem_report::write_results(&curve_file, &curve) {
+            let noted = trainer.dictionary().map_err(anyhow::Error::from).and_then(|dictionary| {
+                curve.extend(rows_of(&label, &dictionary).into_iter().filter(|row| row.metric != "n_latents"));
+                Ok(monosem_report::write_results(&curve_file, &curve)?)
+            });
+            if let Err(error) = noted {
                 failed = Some(error);
                 return ControlFlow::Break(());
             }
@@ -108,16 +111,17 @@ fn run(planted: &Planted, generator: Generator, ratio: f64, alpha: f32, ctx: &Ct
         ..RunOptions::default()
     };
     let spaces = Spaces::autoencoder(planted.d_in, 1.0);
-    let outcome = train(&train_config, spaces, &mut batch, options, &mut on_step)?;
+    let configs = std::slice::from_ref(&train_config);
+    let outcome = device::train_ensemble(configs, spaces, &mut batch, options, &mut on_step)?;
     if let Some(error) = failed {
-        return Err(error.into());
+        return Err(error);
     }
-    let TrainOutcome::Finished(sae) = outcome else {
+    let TrainOutcome::Finished(trained) = outcome else {
         ctx.check()?;
         return Err(anyhow!("training stopped early although nothing asked it to"));
     };
-    sae.dictionary()
-        .save(&ctx.out().join(super::sae::DICTIONARY), json!({ "method": "sae-tied", "train": train_config }))?;
-    curve.extend(rows_of(&label, &sae));
+    let dictionary = trained[0].dictionary();
+    dictionary.save(&ctx.out().join(super::sae::DICTIONARY), json!({ "method": "sae-tied", "train": train_config }))?;
+    curve.extend(rows_of(&label, &dictionary));
     save_rows(ctx, &curve)
 }

@@ -8,11 +8,12 @@ use monosem_dictionary::LinearDictionary;
 use monosem_graph::{Ctx, Node};
 use monosem_hooks::HookPoint;
 use monosem_report::ResultRow;
-use monosem_sae::{OnStep, RunOptions, Sae, Spaces, StepStats, TrainConfig, TrainOutcome, train_ensemble};
+use monosem_sae::{OnStep, RunOptions, Sae, Spaces, StepStats, TrainConfig, TrainOutcome, Trainer};
 use ndarray::{Array2, ArrayViewMut2};
 use serde_json::json;
 
 use super::{Label, capture, node, sae_name, sae_setting, save_rows, write_json};
+use crate::device;
 use crate::evaluation::{Rows, evaluate};
 use crate::profile::{FamilyCase, Interp, Language};
 
@@ -61,14 +62,17 @@ fn run(language: &Language, hook: HookPoint, ratio: f64, alpha: f32, ctx: &Ctx<'
     let mut curve: Vec<ResultRow> =
         if curve_file.is_file() { monosem_report::read_results(&curve_file)? } else { Vec::new() };
     let mut failed = None;
-    let mut on_step = |step: u64, stats: &StepStats, sae: &Sae| {
+    let mut on_step = |step: u64, stats: &StepStats, trainer: &dyn Trainer| {
         ctx.progress(step, config.steps, "steps");
         if step.is_multiple_of(language.sae.curve_every) || step == config.steps {
-            let point = curve_point(&label, step, stats, &sae.dictionary(), &curve_rows);
-            // After a resume a step may come again: it comes out the same, and counts once.
-            curve.retain(|row| !point.iter().any(|new| new.setting == row.setting));
-            curve.extend(point);
-            if let Err(error) = monosem_report::write_results(&curve_file, &curve) {
+            let noted = trainer.dictionary().map_err(anyhow::Error::from).and_then(|dictionary| {
+                let point = curve_point(&label, step, stats, &dictionary, &curve_rows);
+                // After a resume a step may come again: it comes out the same, and counts once.
+                curve.retain(|row| !point.iter().any(|new| new.setting == row.setting));
+                curve.extend(point);
+                Ok(monosem_report::write_results(&curve_file, &curve)?)
+            });
+            if let Err(error) = noted {
                 failed = Some(error);
                 return ControlFlow::Break(());
             }
@@ -77,7 +81,7 @@ fn run(language: &Language, hook: HookPoint, ratio: f64, alpha: f32, ctx: &Ctx<'
     };
     let fitted = fit(&rows, &config, language.sae.scale_inputs, ctx, &mut on_step);
     if let Some(error) = failed {
-        return Err(error.into());
+        return Err(error);
     }
     let (sae, scale) = fitted?;
     let metadata = json!({
@@ -108,7 +112,7 @@ pub(super) fn random_node<'a>(language: &'a Language, interp: &'a Interp, hook: 
         let config = language.train_config(interp.ratio, interp.alpha, rows.width());
         let config =
             TrainConfig { steps: random.steps, lr_decay_steps: config.lr_decay_steps.min(random.steps / 2), ..config };
-        let mut on_step = |step: u64, _: &StepStats, _: &Sae| {
+        let mut on_step = |step: u64, _: &StepStats, _: &dyn Trainer| {
             ctx.progress(step, config.steps, "steps");
             if ctx.cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
@@ -147,7 +151,7 @@ pub(super) fn families_node(language: &Language, hook: HookPoint) -> Option<Node
         for (config, case) in configs.iter().zip(&language.families) {
             config.validate(rows.width()).map_err(|e| anyhow!("[language.families] {}: {e}", case.method()))?;
         }
-        let mut on_step = |member: usize, step: u64, _: &StepStats, _: &Sae| {
+        let mut on_step = |member: usize, step: u64, _: &StepStats, _: &dyn Trainer| {
             if member == 0 {
                 ctx.progress(step, configs[0].steps, "steps");
             }
@@ -187,11 +191,11 @@ fn fit(
     config: &TrainConfig,
     scale_inputs: bool,
     ctx: &Ctx<'_>,
-    on_step: &mut OnStep<'_>,
+    on_step: &mut dyn FnMut(u64, &StepStats, &dyn Trainer) -> ControlFlow<()>,
 ) -> Result<(Sae, f32)> {
     let configs = std::slice::from_ref(config);
     let (mut trained, scale) =
-        fit_all(rows, configs, scale_inputs, ctx, &mut |_, step, stats, sae| on_step(step, stats, sae))?;
+        fit_all(rows, configs, scale_inputs, ctx, &mut |_, step, stats, trainer| on_step(step, stats, trainer))?;
     Ok((trained.remove(0), scale))
 }
 
@@ -201,7 +205,7 @@ fn fit_all(
     configs: &[TrainConfig],
     scale_inputs: bool,
     ctx: &Ctx<'_>,
-    on_step: &mut dyn FnMut(usize, u64, &StepStats, &Sae) -> ControlFlow<()>,
+    on_step: &mut OnStep<'_>,
 ) -> Result<(Vec<Sae>, f32)> {
     let config = &configs[0];
     let order = Batches::new(rows.len(), config.batch, config.seed);
@@ -217,7 +221,7 @@ fn fit_all(
         checkpoint_every: CHECKPOINT_EVERY,
         ..RunOptions::default()
     };
-    match train_ensemble(configs, Spaces::autoencoder(rows.width(), scale), &mut batch, options, on_step)? {
+    match device::train_ensemble(configs, Spaces::autoencoder(rows.width(), scale), &mut batch, options, on_step)? {
         TrainOutcome::Finished(trained) => Ok((trained, scale)),
         TrainOutcome::Interrupted { .. } => {
             ctx.check()?;

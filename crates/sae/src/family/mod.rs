@@ -67,6 +67,18 @@ impl Family {
         }
     }
 
+    /// Which pre-activations count.
+    #[must_use]
+    pub fn selection(&self) -> Selection {
+        self.formula().selection()
+    }
+
+    /// Numbers of latents that reconstruct by themselves, ascending, the last being all; empty for all only.
+    #[must_use]
+    pub fn prefixes(&self) -> &[usize] {
+        self.formula().prefixes()
+    }
+
     /// Its name in settings, files and reports.
     #[must_use]
     pub fn name(&self) -> &'static str {
@@ -85,19 +97,19 @@ impl Family {
 /// Most parameters that a latent may have besides its rows and its encoder bias.
 pub(crate) const MAX_EXTRAS: usize = 2;
 
-/// Which parameters there are.
+/// Which parameters an autoencoder has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Layout {
+pub struct Layout {
     /// Encoder and decoder share one matrix whose rows count by their direction only; else the decoder has unit rows of its own.
-    pub(crate) tied: bool,
+    pub tied: bool,
     /// The reconstruction has a bias.
-    pub(crate) decoder_bias: bool,
+    pub decoder_bias: bool,
     /// That bias is subtracted from what the encoder reads.
-    pub(crate) subtract_decoder_bias: bool,
+    pub subtract_decoder_bias: bool,
     /// Codes have a second version, reconstructed by a decoder that this does not train.
-    pub(crate) second_reconstruction: bool,
-    /// Names of further parameters of a latent, at most [`MAX_EXTRAS`].
-    pub(crate) extras: &'static [&'static str],
+    pub second_reconstruction: bool,
+    /// Names of further parameters of a latent, at most two.
+    pub extras: &'static [&'static str],
 }
 
 impl Layout {
@@ -113,8 +125,8 @@ impl Layout {
 
 /// Which pre-activations count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Selection {
-    /// Those above the latent's [`Formula::floor`].
+pub enum Selection {
+    /// Those above the latent's threshold.
     Threshold,
     /// The k largest positive ones of a row.
     TopK(usize),
