@@ -1,11 +1,10 @@
 //! Where autoencoders are trained.
 
-use std::ops::ControlFlow;
 use std::sync::OnceLock;
 
 use anyhow::{Result, bail};
 use monosem_sae::{
-    Batches, Cpu, Device, RunOptions, Sae, SaeError, Spaces, StepStats, TrainConfig, TrainOutcome, Trainer, train_on,
+    Batches, Cpu, Device, OnStep, RunOptions, Sae, SaeError, Spaces, TrainConfig, TrainOutcome, train_on,
 };
 
 use crate::cli::Device as Wanted;
@@ -47,7 +46,7 @@ pub(crate) fn train_ensemble<E>(
     spaces: Spaces,
     batches: &mut Batches<'_, E>,
     options: RunOptions<'_>,
-    on_step: &mut dyn FnMut(usize, u64, &StepStats, &dyn Trainer) -> ControlFlow<()>,
+    on_step: &mut OnStep<'_>,
 ) -> Result<TrainOutcome<Vec<Sae>>>
 where
     SaeError<E>: Into<anyhow::Error>,

@@ -45,7 +45,7 @@ struct Fiber {
     State state;
 };
 std::vector<Fiber> fibers;
-size_t threads, current;
+size_t threads, current, shared_bytes;
 void* scheduler;
 const std::function<void()>* kernel;
 
@@ -57,7 +57,7 @@ void enter() {
 }
 
 void prepare(Fiber& fiber) {
-    fiber.stack.resize(STACK);
+    if (fiber.stack.empty()) fiber.stack.resize(STACK);
     auto top = (reinterpret_cast<uintptr_t>(fiber.stack.data()) + STACK) & ~uintptr_t(15);
     // As a call of `enter` leaves it: six registers, where to go, and nowhere to return.
     void** at = reinterpret_cast<void**>(top) - 2;
@@ -75,46 +75,45 @@ void die(const char* why) {
     abort();
 }
 
-// Lets warps go on of which all threads wait; true if any does.
-bool release_warps() {
-    bool any = false;
-    for (size_t first = 0; first < threads; first += 32) {
-        size_t last = std::min(first + 32, threads), waiting = 0, done = 0;
-        for (size_t i = first; i < last; i++) waiting += fibers[i].state == AT_WARP, done += fibers[i].state == DONE;
-        if (waiting == 0 || waiting + done < last - first) continue;
-        for (size_t i = first; i < last; i++)
-            if (fibers[i].state == AT_WARP) fibers[i].state = RUNS;
-        any = true;
-    }
-    return any;
-}
-
-// 0: as they are numbered; else backwards or, from 2 on, by steps of an odd number, which visits all of a block's threads (a power of two of them, or not all would come).
+// 0: as they are numbered; 1: backwards; from 2 on by steps that visit all.
 size_t in_order(size_t i, size_t n, size_t order) {
-    if (order == 0) return i;
+    if (order == 0 || n == 1) return i;
     if (order == 1) return n - 1 - i;
     size_t step = 2 * order + 1;
     while (std::__gcd(step, n) != 1) step += 2;
     return (i * step + order) % n;
 }
 
+// Runs a warp until all of its threads wait for the block or have returned.
+void run_warp(size_t first, size_t order) {
+    size_t n = std::min(threads - first, size_t(32));
+    for (;;) {
+        size_t waiting = 0, done = 0;
+        for (size_t i = 0; i < n; i++) {
+            current = first + in_order(i, n, order);
+            if (fibers[current].state == RUNS) {
+                threadIdx = {unsigned(current % blockDim.x), unsigned(current / blockDim.x % blockDim.y), unsigned(current / blockDim.x / blockDim.y)};
+                monosem_switch_stack(&scheduler, fibers[current].stack_pointer);
+            }
+            waiting += fibers[current].state == AT_WARP;
+            done += fibers[current].state == DONE;
+        }
+        if (waiting == 0) return;
+        if (waiting + done < n) die("a warp's threads do not meet");
+        for (size_t i = first; i < first + n; i++)
+            if (fibers[i].state == AT_WARP) fibers[i].state = RUNS;
+    }
+}
+
 void run_block(size_t order) {
     for (size_t i = 0; i < threads; i++) prepare(fibers[i]);
-    memset(dynamic_shared, 0xff, sizeof dynamic_shared);
+    memset(dynamic_shared, 0xff, shared_bytes);
+    size_t warps = (threads + 31) / 32;
     for (;;) {
-        bool ran = false;
-        for (size_t i = 0; i < threads; i++) {
-            current = in_order(i, threads, order);
-            if (fibers[current].state != RUNS) continue;
-            ran = true;
-            threadIdx = {unsigned(current % blockDim.x), unsigned(current / blockDim.x % blockDim.y), unsigned(current / blockDim.x / blockDim.y)};
-            monosem_switch_stack(&scheduler, fibers[current].stack_pointer);
-        }
-        if (release_warps() || ran) continue;
-        size_t done = 0, waiting = 0;
-        for (size_t i = 0; i < threads; i++) done += fibers[i].state == DONE, waiting += fibers[i].state == AT_WARP;
+        for (size_t w = 0; w < warps; w++) run_warp(32 * in_order(w, warps, order), order);
+        size_t done = 0;
+        for (size_t i = 0; i < threads; i++) done += fibers[i].state == DONE;
         if (done == threads) return;
-        if (waiting > 0) die("a warp's threads do not meet");
         if (done > 0) die("threads returned before a barrier");
         for (size_t i = 0; i < threads; i++) fibers[i].state = RUNS;
     }
@@ -151,6 +150,7 @@ void launch(dim3 grid, dim3 block, size_t shared, const std::function<void()>& b
     if (shared > sizeof dynamic_shared || threads > 1024) die("the launch asks for more than a block may have");
     if (fibers.size() < threads) fibers.resize(threads);
     kernel = &body;
+    shared_bytes = shared;
     blockDim = block;
     gridDim = grid;
     size_t blocks = size_t(grid.x) * grid.y * grid.z;

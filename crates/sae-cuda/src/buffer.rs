@@ -60,11 +60,6 @@ impl<T: DeviceCopy> Buffer<T> {
         self.values.as_ref().map_or(0, |values| values.as_device_ptr().as_raw())
     }
 
-    /// The address of the value number `i`.
-    pub(crate) fn after(&self, i: usize) -> u64 {
-        self.at() + (i * size_of::<T>()) as u64
-    }
-
     /// Copies from the host; waits.
     pub(crate) fn write(&mut self, values: &[T]) -> Result<(), CudaError> {
         self.reserve(values.len())?;

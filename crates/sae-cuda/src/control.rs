@@ -38,7 +38,6 @@ impl Control {
     pub(crate) const FOUND: u64 = std::mem::offset_of!(Self, found) as u64;
     pub(crate) const AUX_FOUND: u64 = std::mem::offset_of!(Self, aux_found) as u64;
     pub(crate) const NONE: u32 = u32::MAX;
-    pub(crate) const BAD_ROW: u32 = 1;
     pub(crate) const NO_ROOM: u32 = 2;
     pub(crate) const SHORT: u32 = 4;
 }

@@ -42,7 +42,6 @@ struct Dead {
 /// Arrays that are kept from step to step, and used by all autoencoders of a device.
 #[derive(Default)]
 pub(crate) struct Workspace {
-    control: Buffer<Control>,
     x: Buffer<f32>,
     target: Buffer<f32>,
     rounded: [Buffer<u16>; 2],
@@ -99,6 +98,8 @@ pub(crate) struct Step<'a> {
     pub(crate) ends: (u64, usize),
     /// Latents that the auxiliary loss looks at: their number, the address of their ids, and that of each latent's number among them.
     pub(crate) dead: (usize, u64, u64),
+    /// Address of the block of control.
+    pub(crate) control: u64,
 }
 
 impl Step<'_> {
@@ -132,16 +133,7 @@ impl Step<'_> {
 
 impl Workspace {
     pub(crate) fn new() -> Result<Self, CudaError> {
-        Ok(Self {
-            control: Buffer::new(1)?,
-            dead: Dead { control: Buffer::new(1)?, ..Dead::default() },
-            ..Self::default()
-        })
-    }
-
-    /// What the last step found out; the stream has to be idle.
-    pub(crate) fn outcome(&self) -> Result<Control, CudaError> {
-        Ok(self.control.read(1)?.remove(0))
+        Ok(Self { dead: Dead { control: Buffer::new(1)?, ..Dead::default() }, ..Self::default() })
     }
 
     /// Makes room for as many candidates as were found, and some more.
@@ -185,7 +177,7 @@ impl Workspace {
     fn choose(&mut self, gpu: &Shared, step: Step<'_>) -> Result<Chosen, CudaError> {
         let Parameters { layout, n, d_in, d_out, ld_in, ld_out, .. } = *step.parameters;
         let (rows, selection) = (step.rows, step.config.family.selection());
-        let (rows_u32, control) = (rows as u32, self.control.at());
+        let (rows_u32, control) = (rows as u32, step.control);
         let wanted = if let Selection::BatchTopK(k) = selection { k * rows } else { 0 };
         gpu.run("begin", (1, 1), 1, 0, &[&control, &(wanted as u32)])?;
         let (at, formula) = (step.parameters.at(), step.formula());
@@ -385,7 +377,7 @@ impl Workspace {
         let all = Step { search: Search::default(), ..step };
         let encoder = Encoder { scale, bias, floor, length, n_latents: n as u32, ..self.limits(gpu, all, 0.0)? };
         let of = Operands { x: self.x.at(), w: enc, ld: ld_in, rounded: None, squares: self.squares.at(), d: d_in };
-        let found = self.control.at() + Control::AUX_FOUND;
+        let found = step.control + Control::AUX_FOUND;
         let chosen = self.dead_lists.list(gpu, of, encoder, Choice::Largest { k, relative }, [noted, found])?;
         self.dead_lists.make_room(false)?;
         let lists = of_rows(&self.dead_lists, chosen, false);
@@ -428,13 +420,13 @@ impl Workspace {
             coefficient: step.aux().map_or(0.0, |aux| aux.coefficient),
             worst: step.progress.worst_fvu(),
         };
-        gpu.run("summarise", (1, 1), 1024, 0, &[&figures, &bounds, &self.control.at()])
+        gpu.run("summarise", (1, 1), 1024, 0, &[&figures, &bounds, &step.control])
     }
 
     /// Gradients and moves of all parameters.
     fn update(&mut self, gpu: &Shared, step: Step<'_>) -> Result<(), CudaError> {
         let Parameters { layout, n, d_out, ld_in, ld_out, .. } = *step.parameters;
-        let (control, sums, fired) = (self.control.at(), self.lists.sums.at(), self.lists.fired.at());
+        let (control, sums, fired) = (step.control, self.lists.sums.at(), self.lists.fired.at());
         let (x, r, n_u32) = (self.x.at(), self.r.at(), n as u32);
         let at = step.parameters.at();
         let by = self.lists.gathered(x, r, step.stride());
@@ -520,7 +512,7 @@ impl Workspace {
                 &[&sums, &enc, &(n as u32), &(ld_in as u32), &width, &run, &center],
             )?;
         }
-        let (gradient, control) = (self.bias_gradient.at(), self.control.at());
+        let (gradient, control) = (self.bias_gradient.at(), step.control);
         gpu.run(
             "bias_gradient",
             (1, 1),

@@ -44,6 +44,9 @@ pub struct CudaSae {
     /// Those that the auxiliary loss looks at, and each latent's number among them.
     dead: (Buffer<u32>, Buffer<u32>, usize),
     launched: Option<Launched>,
+    control: Buffer<Control>,
+    /// What came of a step that was waited for at once, and its batch: one after which latents begin anew.
+    waited: Option<(Control, [Vec<f32>; 3])>,
 }
 
 /// A step that is under way.
@@ -76,6 +79,9 @@ impl CudaSae {
             n_dead,
             dead: (Buffer::default(), Buffer::default(), 0),
             launched: None,
+            control: Buffer::new(1).map_err(on)?,
+            waited: None,
+
             gpu: Rc::clone(&gpu),
         };
         trainer.measure().map_err(on)?;
@@ -112,6 +118,7 @@ impl CudaSae {
             search: launched.search,
             ends: (self.ends.at(), self.n_ends),
             dead: (self.dead.2, self.dead.0.at(), self.dead.1.at()),
+            control: self.control.at(),
         }
     }
 
@@ -156,7 +163,7 @@ impl CudaSae {
             let mut workspace = self.gpu.workspace.borrow_mut();
             workspace.probe(&self.gpu, self.step_of(launched))?;
             self.synchronize()?;
-            let outcome = workspace.outcome()?;
+            let outcome = self.control.read(1)?.remove(0);
             if outcome.halted & Control::NO_ROOM == 0 {
                 return Ok(from(if outcome.chosen.is_finite() { outcome.chosen } else { 0.0 }));
             }
@@ -181,6 +188,12 @@ impl CudaSae {
         let mut launched = Launched { batch, rows, schedule, search: Search::default(), attempts: 0 };
         launched.search = self.search(launched)?;
         self.gpu.workspace.borrow_mut().enqueue(&self.gpu, self.step_of(launched))?;
+        if self.progress.may_resample_next(&self.config) {
+            // The buffers are those of all members: the next one's step would take them.
+            let outcome = self.outcome(&mut launched)?;
+            let batch = self.gpu.workspace.borrow().last_batch(self.step_of(launched))?;
+            self.waited = Some((outcome, batch));
+        }
         self.launched = Some(launched);
         Ok(())
     }
@@ -190,7 +203,7 @@ impl CudaSae {
         loop {
             self.synchronize()?;
             let mut workspace = self.gpu.workspace.borrow_mut();
-            let outcome = workspace.outcome()?;
+            let outcome = self.control.read(1)?.remove(0);
             if outcome.bad_row != Control::NONE || outcome.halted & (Control::NO_ROOM | Control::SHORT) == 0 {
                 return Ok(outcome);
             }
@@ -207,12 +220,11 @@ impl CudaSae {
     }
 
     /// Starts dead latents anew, on the host.
-    fn resample(&mut self, launched: Launched) -> Result<(), StepError> {
+    fn resample(&mut self, [x, target, residuals]: &[Vec<f32>; 3]) -> Result<(), StepError> {
         let gpu = Rc::clone(&self.gpu);
         let on = |error: CudaError| gpu.step_error(&error);
-        let [x, target, residuals] = gpu.workspace.borrow().last_batch(self.step_of(launched)).map_err(on)?;
         let mut sae = self.sae()?;
-        sae.resample(LastBatch { x: &x, target: &target, residuals: &residuals });
+        sae.resample(LastBatch { x, target, residuals });
         self.parameters = Parameters::load(&sae.state()?).map_err(on)?;
         self.measure().map_err(on)
     }
@@ -280,7 +292,11 @@ impl Trainer for CudaSae {
 
     fn finish(&mut self) -> Result<StepStats, StepError> {
         let mut launched = self.launched.take().expect("a step was launched");
-        let of = self.outcome(&mut launched).map_err(|error| self.gpu.step_error(&error))?;
+        let (of, batch) = match self.waited.take() {
+            Some((outcome, batch)) => (outcome, Some(batch)),
+            None => (self.outcome(&mut launched).map_err(|error| self.gpu.step_error(&error))?, None),
+        };
+
         let (step, lr) = (self.progress.steps_done, launched.schedule.lr);
         if of.bad_row != Control::NONE {
             if step == 0 && self.parameters.layout.decoder_bias {
@@ -308,9 +324,12 @@ impl Trainer for CudaSae {
         self.progress.advance(&stats, launched.rows, of.entries, of.chosen, self.config.family.selection());
         stats.dead = of.dead as usize;
         self.n_dead = stats.dead;
-        if self.progress.resamples(&self.config, &stats)? {
-            self.resample(launched)?;
+        if self.progress.resamples(&self.config, &stats)?
+            && let Some(batch) = batch
+        {
+            self.resample(&batch)?;
         }
+
         Ok(stats)
     }
 

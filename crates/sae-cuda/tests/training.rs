@@ -1,13 +1,18 @@
-//! The trainer on the device against the one on this processor: every family, in batches of uneven shape.
+//! The trainer on the device against the one on this processor: every family, in batches of uneven shape. On hardware (`MONOSEM_TEST_GPU=1`) the same tests run
+//! against the driver.
 
 mod common;
 
-use common::gpu;
+use std::convert::Infallible;
+use std::ops::ControlFlow;
+
+use common::{gpu, is_real};
 use monosem_sae::{
-    AuxK, BatchTopK, Family, Gated, JumpRelu, Matryoshka, Planted, PlantedConfig, Precision, Relu, Sae, Space, Spaces,
-    Tied, TopK, TrainConfig, TrainState, TrainStep, Trainer,
+    AuxK, BatchTopK, Family, Gated, JumpRelu, Matryoshka, Planted, PlantedConfig, Precision, Relu, RunOptions, Sae,
+    Space, Spaces, StepError, StepStats, Tied, TopK, TrainConfig, TrainOutcome, TrainState, TrainStep, Trainer,
+    train_ensemble, train_on,
 };
-use ndarray::{Array2, s};
+use ndarray::{Array2, ArrayD, ArrayViewMut2, s};
 
 const STEPS: u64 = 100;
 
@@ -38,10 +43,10 @@ fn config(family: Family, n_latents: usize, alpha: f32) -> TrainConfig {
     }
 }
 
-/// The largest difference of a tensor's values over the root mean square of its own.
+/// The largest difference of a tensor of weights, as a share of its size, and which it is.
 fn apart(a: &TrainState, b: &TrainState) -> (f64, String) {
     assert!(a.tensors.keys().eq(b.tensors.keys()));
-    let of = |(name, a): (&String, &ndarray::ArrayD<f32>)| {
+    let of = |(name, a): (&String, &ArrayD<f32>)| {
         let b = &b.tensors[name];
         assert_eq!(a.shape(), b.shape());
         let size = (b.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>() / b.len() as f64).sqrt();
@@ -63,16 +68,30 @@ struct Case {
     rows: usize,
 }
 
+/// Neither rows nor widths nor numbers of latents are multiples of what a block works on.
 fn cases() -> Vec<Case> {
     let spaces = Spaces::autoencoder(20, 1.3);
     let case = |name, config, rows| Case { name, config, spaces, rows };
-    let top_k = || config(Family::TopK(TopK { k: 5 }), 150, 0.0);
+    let top_k = |n| config(Family::TopK(TopK { k: 5 }), n, 0.0);
+    let relu = |subtract_decoder_bias, n| config(Family::Relu(Relu { subtract_decoder_bias }), n, 1e-2);
+    let batch_top_k = || config(Family::BatchTopK(BatchTopK { k: 4 }), 130, 0.0);
+    let aux_k = Some(AuxK { k: 3, coefficient: 0.1 });
+    let transcoder = Spaces::transcoder(Space { d: 20, scale: 1.3 }, Space { d: 7, scale: 0.9 });
     vec![
         case("tied", config(Family::Tied(Tied {}), 37, 1e-2), 70),
-        case("relu", config(Family::Relu(Relu { subtract_decoder_bias: true }), 150, 1e-2), 70),
-        case("top-k", top_k(), 131),
+        case("tied, most active", config(Family::Tied(Tied {}), 200, 0.0), 40),
+        case("tied, one row", config(Family::Tied(Tied {}), 5, 1e-3), 1),
+        case("relu", relu(true, 150), 70),
+        case("relu, clipped", TrainConfig { clip_norm: Some(0.05), ..relu(false, 60) }, 70),
+        case("relu, resampled", TrainConfig { resample_every: 25, alpha: 0.2, ..relu(true, 60) }, 70),
+        case("relu, not projected", TrainConfig { project_decoder_gradient: false, ..relu(true, 60) }, 70),
+        case("top-k", top_k(150), 131),
+        case("top-k with a probe", top_k(90), 300),
         case("top-k, k of all", config(Family::TopK(TopK { k: 30 }), 30, 0.0), 33),
-        case("batch-top-k", config(Family::BatchTopK(BatchTopK { k: 4 }), 130, 0.0), 70),
+        case("top-k, dead latents", TrainConfig { aux_k, dead_after_steps: 3, ..top_k(190) }, 40),
+        case("batch-top-k", batch_top_k(), 70),
+        case("batch-top-k with a probe", batch_top_k(), 290),
+        case("batch-top-k, dead latents", TrainConfig { aux_k, dead_after_steps: 3, ..batch_top_k() }, 40),
         case(
             "jump-relu",
             config(Family::JumpRelu(JumpRelu { bandwidth: 0.1, initial_threshold: 0.05 }), 140, 1e-2),
@@ -80,26 +99,193 @@ fn cases() -> Vec<Case> {
         ),
         case("gated", config(Family::Gated(Gated {}), 129, 1e-2), 64),
         case("matryoshka", config(Family::Matryoshka(Matryoshka { k: 4, prefixes: vec![10, 40, 128] }), 128, 0.0), 70),
+        Case { name: "transcoder", config: relu(true, 70), spaces: transcoder, rows: 70 },
+        Case { name: "top-k transcoder", config: top_k(70), spaces: transcoder, rows: 70 },
     ]
+}
+
+/// Something that a transcoder can learn of `x`.
+fn target_of(x: &Array2<f32>, spaces: Spaces) -> Option<Array2<f32>> {
+    spaces.target.map(|target| x.slice(s![.., ..target.d]).mapv(f32::abs))
+}
+
+fn step_on(trainer: &mut dyn TrainStep, case: &Case, step: u64) -> Result<StepStats, StepError> {
+    let batch = planted(case.spaces.input.d).sample(step, case.rows);
+    let target = target_of(&batch, case.spaces);
+    trainer.step(batch.view(), target.as_ref().map(|target| target.view()), case.config.schedule(step))
+}
+
+/// Both trainers side by side; how far they are apart.
+fn side_by_side(case: &Case, steps: u64) -> (f64, String) {
+    let lent = gpu(&[]);
+    let new = || Sae::new(case.config.clone(), case.spaces).unwrap();
+    let (mut here, mut there) = (new(), lent.gpu.train(new()).unwrap());
+    for step in 0..steps {
+        let (a, b) = (step_on(&mut here, case, step).unwrap(), step_on(&mut there, case, step).unwrap());
+        let close = |a: f32, b: f32, by: f32| (a - b).abs() <= by * a.abs().max(1e-3);
+        let figures =
+            [(a.loss, b.loss), (a.mse, b.mse), (a.l1, b.l1), (a.l0, b.l0), (a.fvu_batch, b.fvu_batch), (a.aux, b.aux)];
+        let same = figures.iter().all(|(a, b)| close(*a, *b, 5e-3));
+        assert!(same && a.dead.abs_diff(b.dead) <= 1, "{}, step {step}: {a:?} {b:?}", case.name);
+    }
+    apart(&there.state().unwrap(), &here.state().unwrap())
 }
 
 #[test]
 fn families_train_as_on_the_cpu() {
-    for Case { name, config, spaces, rows } in cases() {
+    for case in cases() {
+        let (far, tensor) = side_by_side(&case, STEPS);
+        println!("{}: {tensor} is off by {far:.1e}", case.name);
+        assert!(far < 1e-4, "{}: {tensor} is off by {far}", case.name);
+    }
+}
+
+#[test]
+fn candidates_found_in_bf16_give_the_codes_of_f32() {
+    for case in cases().into_iter().filter(|case| !case.name.contains("dead") && case.config.resample_every == 0) {
+        let case = Case { config: TrainConfig { precision: Precision::Bf16, ..case.config }, ..case };
         let lent = gpu(&[]);
-        let data = planted(spaces.input.d);
-        let mut here = Sae::new(config.clone(), spaces).unwrap();
-        let mut there = lent.gpu.train(Sae::new(config.clone(), spaces).unwrap()).unwrap();
-        for step in 0..STEPS {
-            let batch = data.sample(step, rows);
-            let schedule = config.schedule(step);
-            let a = here.step(batch.view(), None, schedule).unwrap();
-            let b = there.step(batch.view(), None, schedule).unwrap();
-            let close = |a: f32, b: f32, by: f32| (a - b).abs() <= by * a.abs().max(1e-3);
-            assert!(close(a.loss, b.loss, 1e-3) && close(a.l0, b.l0, 5e-3), "{name}, step {step}: {a:?} {b:?}");
+        let mut there = lent.gpu.train(Sae::new(case.config.clone(), case.spaces).unwrap()).unwrap();
+        let in_f32 = TrainConfig { precision: Precision::F32, ..case.config.clone() };
+        let mut here = Sae::new(in_f32, case.spaces).unwrap();
+        for step in 0..20 {
+            step_on(&mut here, &case, step).unwrap();
+            step_on(&mut there, &case, step).unwrap();
         }
         let (far, tensor) = apart(&there.state().unwrap(), &here.state().unwrap());
-        println!("{name}: {tensor} is off by {far:.1e}");
-        assert!(far < 1e-4, "{name}: {tensor} is off by {far}");
+        println!("{}: {tensor} is off by {far:.1e}", case.name);
+        assert!(far < 1e-3, "{}: {tensor} is off by {far}", case.name);
     }
+}
+
+/// The state after some steps on an emulator whose threads and blocks come in another order, or on the real device.
+fn state_in_order(case: &Case, order: &str) -> TrainState {
+    let lent = gpu(&[("ORDER", order)]);
+    let mut trainer = lent.gpu.train(Sae::new(case.config.clone(), case.spaces).unwrap()).unwrap();
+    (0..6).for_each(|step| _ = step_on(&mut trainer, case, step).unwrap());
+    trainer.state().unwrap()
+}
+
+#[test]
+fn the_bits_do_not_depend_on_who_comes_first() {
+    for case in cases() {
+        let expected = state_in_order(&case, "0");
+        for order in ["1", "5"] {
+            assert!(state_in_order(&case, order) == expected, "{}, order {order}", case.name);
+        }
+    }
+}
+
+#[test]
+fn a_run_goes_on_on_another_device() {
+    for case in cases() {
+        let lent = gpu(&[]);
+        let mut here = Sae::new(case.config.clone(), case.spaces).unwrap();
+        (0..20).for_each(|step| _ = step_on(&mut here, &case, step).unwrap());
+        let folder = tempfile::tempdir().unwrap();
+        here.state().unwrap().save(folder.path()).unwrap();
+        let resumed = Sae::from_state(TrainState::load(folder.path()).unwrap()).unwrap();
+        let mut there = lent.gpu.train(resumed).unwrap();
+        // What was brought over comes back to the bit.
+        assert!(there.state().unwrap() == here.state().unwrap(), "{}", case.name);
+        for step in 20..30 {
+            step_on(&mut there, &case, step).unwrap();
+            step_on(&mut here, &case, step).unwrap();
+        }
+        there.state().unwrap().save(folder.path()).unwrap();
+        let mut back = Sae::from_state(TrainState::load(folder.path()).unwrap()).unwrap();
+        for step in 30..40 {
+            step_on(&mut back, &case, step).unwrap();
+            step_on(&mut here, &case, step).unwrap();
+        }
+        let (far, tensor) = apart(&back.state().unwrap(), &here.state().unwrap());
+        assert!(far < 1e-4, "{}: {tensor} is off by {far}", case.name);
+    }
+}
+
+#[test]
+fn an_ensemble_trains_as_its_members_alone() {
+    let mut lent = gpu(&[]);
+    let configs: Vec<TrainConfig> = cases()
+        .into_iter()
+        .filter(|case| case.spaces.target.is_none() && case.rows == 70)
+        .map(|case| TrainConfig { steps: 8 + case.config.n_latents as u64 % 3, ..case.config })
+        .collect();
+    let spaces = Spaces::autoencoder(20, 1.3);
+    let data = planted(20);
+    let mut batches = |step: u64, mut input: ArrayViewMut2<'_, f32>, _: Option<ArrayViewMut2<'_, f32>>| {
+        input.assign(&data.sample(step, 70));
+        Ok::<(), Infallible>(())
+    };
+    // Interrupted, and gone on with.
+    let folder = tempfile::tempdir().unwrap();
+    let options = RunOptions { checkpoint_folder: Some(folder.path()), ..RunOptions::default() };
+    let mut stop = |_: usize, done: u64, _: &StepStats, _: &dyn Trainer| {
+        if done == 4 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    };
+    let outcome = train_on(&mut lent.gpu, &configs, spaces, &mut batches, options, &mut stop).unwrap();
+    assert!(matches!(outcome, TrainOutcome::Interrupted { steps_done: 4 }));
+    let mut on_step = |_: usize, _: u64, _: &StepStats, _: &dyn Trainer| ControlFlow::Continue(());
+    let outcome = train_on(&mut lent.gpu, &configs, spaces, &mut batches, options, &mut on_step).unwrap();
+    let TrainOutcome::Finished(together) = outcome else { panic!("nothing interrupts it") };
+    for (config, together) in configs.iter().zip(together) {
+        let configs = std::slice::from_ref(config);
+        let alone = train_on(&mut lent.gpu, configs, spaces, &mut batches, RunOptions::default(), &mut on_step);
+        let TrainOutcome::Finished(alone) = alone.unwrap() else { panic!("nothing interrupts it") };
+        assert!(alone[0].state().unwrap() == together.state().unwrap(), "{:?}", config.family);
+        let here = train_ensemble(configs, spaces, &mut batches, RunOptions::default(), &mut on_step).unwrap();
+        let TrainOutcome::Finished(here) = here else { panic!("nothing interrupts it") };
+        let (far, tensor) = apart(&together.state().unwrap(), &here[0].state().unwrap());
+        assert!(far < 1e-4, "{:?}: {tensor} is off by {far}", config.family);
+    }
+}
+
+#[test]
+fn bad_rows_and_divergence_are_told_as_on_the_cpu() {
+    let lent = gpu(&[]);
+    for case in cases().into_iter().filter(|case| case.spaces.target.is_none() && case.rows > 9) {
+        let new = || Sae::new(case.config.clone(), case.spaces).unwrap();
+        let (mut here, mut there) = (new(), lent.gpu.train(new()).unwrap());
+        let mut bad = planted(20).sample(0, case.rows);
+        bad[[7, 3]] = f32::NAN;
+        bad[[9, 3]] = f32::INFINITY;
+        for step in [0, 1] {
+            let schedule = case.config.schedule(step);
+            let before = there.state().unwrap();
+            let error = there.step(bad.view(), None, schedule).unwrap_err();
+            assert_eq!(error, here.step(bad.view(), None, schedule).unwrap_err());
+            assert_eq!(error, StepError::NotFinite { step, row: 7 });
+            assert!(there.state().unwrap() == before, "{}: nothing moves", case.name);
+            step_on(&mut here, &case, step).unwrap();
+            step_on(&mut there, &case, step).unwrap();
+        }
+    }
+    // At a learning rate of 1e20 weights leave the finite numbers.
+    let config = TrainConfig { lr: 1e20, ..config(Family::Relu(Relu { subtract_decoder_bias: true }), 40, 1e-3) };
+    let case = Case { name: "", config, spaces: Spaces::autoencoder(20, 1.0), rows: 70 };
+    let mut there = lent.gpu.train(Sae::new(case.config.clone(), case.spaces).unwrap()).unwrap();
+    let error = (0..9).find_map(|step| step_on(&mut there, &case, step).err());
+    assert!(matches!(error, Some(StepError::Diverged { .. })), "{error:?}");
+}
+
+#[test]
+fn latents_that_are_never_active_die() {
+    let lent = gpu(&[]);
+    let config = TrainConfig { lr: 0.05, dead_after_steps: 9, ..config(Family::Tied(Tied {}), 40, 50.0) };
+    let case = Case { name: "", config, spaces: Spaces::autoencoder(20, 1.0), rows: 70 };
+    let mut there = lent.gpu.train(Sae::new(case.config.clone(), case.spaces).unwrap()).unwrap();
+    let error = (0..STEPS).find_map(|step| step_on(&mut there, &case, step).err());
+    assert!(matches!(error, Some(StepError::AllDead { .. })), "{error:?}");
+}
+
+#[test]
+fn memory_that_is_not_there_is_an_error() {
+    if is_real() {
+        return;
+    }
+    let lent = gpu(&[("BYTES", "100000")]);
+    let config = config(Family::Tied(Tied {}), 4096, 1e-3);
+    let sae = Sae::new(config, Spaces::autoencoder(64, 1.0)).unwrap();
+    let error = lent.gpu.train(sae).err().expect("there is no room").to_string();
+    assert!(error.contains("out of memory") && error.contains("smaller batch"), "{error}");
 }

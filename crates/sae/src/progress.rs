@@ -132,18 +132,25 @@ impl Progress {
         }
     }
 
+    /// Whether dead latents begin anew after the next step, if it can be taken.
+    #[must_use]
+    pub fn may_resample_next(&self, config: &TrainConfig) -> bool {
+        let (done, every) = (self.steps_done + 1, config.resample_every);
+        every > 0 && done.is_multiple_of(every) && done <= config.steps / 2
+    }
+
     /// After a step that was taken: whether dead latents begin anew now.
     ///
     /// # Errors
     /// If all latents are dead and nothing brings them back any more.
     pub fn resamples(&self, config: &TrainConfig, stats: &StepStats) -> Result<bool, StepError> {
-        let (done, every) = (self.steps_done, config.resample_every);
-        let first_half = done <= config.steps / 2;
-        if every > 0 && done.is_multiple_of(every) && first_half {
+        let step = self.steps_done.saturating_sub(1);
+        if (Self { steps_done: step, ..*self }).may_resample_next(config) {
             return Ok(true);
         }
-        if stats.dead == config.n_latents && config.aux_k.is_none() && (every == 0 || !first_half) {
-            return Err(StepError::AllDead { step: done - 1, after: config.dead_after_steps });
+        let later = config.resample_every > 0 && self.steps_done <= config.steps / 2;
+        if stats.dead == config.n_latents && config.aux_k.is_none() && !later {
+            return Err(StepError::AllDead { step, after: config.dead_after_steps });
         }
         Ok(false)
     }
