@@ -129,12 +129,14 @@ impl Tokenizer {
         Ok(ids.iter().enumerate().map(piece).collect())
     }
 
-    /// Cuts a text inside every special token that is typed in it, so that no part holds one: what other people wrote is read as the characters that stand there,
+    /// Cuts a text inside every special token (of two characters or more) that is typed in it, so that no part holds one: what other people wrote is read as the characters that stand there,
     /// and cannot end a document or begin a message. The parts together are the text.
     #[must_use]
     pub fn without_special<'t>(&self, text: &'t str) -> Vec<&'t str> {
         let added = self.inner.get_added_vocabulary().get_added_tokens_decoder();
-        let special: Vec<&str> = added.values().filter(|t| t.special).map(|t| t.content.as_str()).collect();
+        // What has no inside cannot be cut.
+        let special = added.values().filter(|t| t.special && t.content.chars().nth(1).is_some());
+        let special: Vec<&str> = special.map(|t| t.content.as_str()).collect();
         let (mut parts, mut rest) = (Vec::new(), text);
         while let Some(at) = special.iter().filter_map(|special| rest.find(special)).min() {
             let first = rest[at..].chars().next().map_or(0, char::len_utf8);
