@@ -69,14 +69,19 @@ KERNEL derive(u32 formula, float bandwidth, const float* extra, u32 n_latents, f
     floor[j] = formula == FORMULA_JUMP_RELU ? value - bandwidth / 2 : 0.0f;
 }
 
-// Scale and length of each row of the encoder, as `update` leaves them. One warp a latent.
-KERNEL measure(const float* enc, u32 ld, u32 tied, u32 n_latents, float* scale, float* length) {
-    u32 j = (blockIdx.x * blockDim.x + threadIdx.x) >> 5, lane = threadIdx.x & 31;
-    if (j >= n_latents) return;
-    float sum = 0;
-    for (u32 c = lane; c < ld / 4; c += 32) sum += dot4(row4(enc, j, ld)[c], row4(enc, j, ld)[c]);
-    float norm = sqrtf(warp_sum(sum));
-    if (lane > 0) return;
+// The length of a row, whose order of summation is the same wherever it is taken, so that a resumed run goes on to the bit. By one block.
+__device__ __forceinline__ float norm_of(const float* row, u32 ld, float* scratch) {
+    float squares = 0;
+    for (u32 c = threadIdx.x; c < ld; c += blockDim.x) squares += row[c] * row[c];
+    return sqrtf(block_sum(squares, scratch));
+}
+
+// Scale and length of each row of the encoder, as `update` leaves them. One block of as many threads a latent.
+KERNEL measure(const float* enc, u32 ld, u32 tied, float* scale, float* length) {
+    __shared__ float scratch[32];
+    usize j = blockIdx.x;
+    float norm = norm_of(enc + j * ld, ld, scratch);
+    if (threadIdx.x > 0) return;
     scale[j] = scale_of(norm, tied);
     length[j] = length_of(norm, tied);
 }
@@ -212,24 +217,16 @@ KERNEL update(Parameters of, Family family, const float* derived, const float* s
         if (threadIdx.x == 0) squares[j] = total;
         return;
     }
-    float clip = control->clip, length = 0;
-    for (u32 c = threadIdx.x; c < of.ld_in; c += blockDim.x) {
-        usize at = (usize)j * of.ld_in + c;
-        adam(of.enc, at, gradient[c] * clip, step);
-        length += of.enc.value[at] * of.enc.value[at];
-    }
-    length = sqrtf(block_sum(length, scratch));
+    float clip = control->clip;
+    for (u32 c = threadIdx.x; c < of.ld_in; c += blockDim.x) adam(of.enc, (usize)j * of.ld_in + c, gradient[c] * clip, step);
+    float length = norm_of(of.enc.value + (usize)j * of.ld_in, of.ld_in, scratch);
     bool finite = true;
     if (!tied) {
-        float of_dec = 0;
-        for (u32 c = threadIdx.x; c < of.ld_out; c += blockDim.x) {
-            usize at = (usize)j * of.ld_out + c;
-            adam(of.dec, at, gradient[of.ld_in + c] * clip, step);
-            of_dec += of.dec.value[at] * of.dec.value[at];
-        }
-        of_dec = sqrtf(block_sum(of_dec, scratch));
-        finite = isfinite(of_dec);
-        for (u32 c = threadIdx.x; c < of.ld_out; c += blockDim.x) of.dec.value[(usize)j * of.ld_out + c] /= fmaxf(of_dec, SHORTEST);
+        float* row = of.dec.value + (usize)j * of.ld_out;
+        for (u32 c = threadIdx.x; c < of.ld_out; c += blockDim.x) adam(of.dec, (usize)j * of.ld_out + c, gradient[of.ld_in + c] * clip, step);
+        float norm = norm_of(row, of.ld_out, scratch);
+        finite = isfinite(norm);
+        for (u32 c = threadIdx.x; c < of.ld_out; c += blockDim.x) row[c] /= fmaxf(norm, SHORTEST);
     }
     if (threadIdx.x == 0) {
         adam(of.bias, j, small[0] * clip, step);

@@ -16,7 +16,7 @@ use crate::parameters::Parameters;
 const RUN: usize = 64;
 
 /// Threads of blocks that work on a row or on a latent.
-const ROW_BLOCK: u32 = 128;
+pub(crate) const ROW_BLOCK: u32 = 128;
 
 /// Numbers of the formulas in `family.cuh`.
 const RELU: u32 = 0;

@@ -13,9 +13,8 @@ use crate::CudaError;
 use crate::buffer::{Buffer, failed};
 use crate::control::Control;
 use crate::gpu::Shared;
-use crate::lists::warps;
 use crate::parameters::Parameters;
-use crate::step::{Search, Step};
+use crate::step::{ROW_BLOCK, Search, Step};
 
 /// Candidates of a choice have to be above this share of what was the limit in the step before: of a batch, and of a row relative to its size. Where too few are,
 /// half as much is asked of them, and after [`HINT_TIMES`] nothing.
@@ -91,14 +90,8 @@ impl CudaSae {
     /// The lengths of the encoder's rows, which follow from them.
     fn measure(&self) -> Result<(), CudaError> {
         let (at, tied) = (self.parameters.at(), u32::from(self.parameters.layout.tied));
-        let (enc, ld) = (at.enc.value, at.ld_in);
-        self.gpu.run(
-            "measure",
-            warps(self.parameters.n),
-            256,
-            0,
-            &[&enc, &ld, &tied, &at.n_latents, &at.scale, &at.length],
-        )?;
+        let grid = (at.n_latents, 1);
+        self.gpu.run("measure", grid, ROW_BLOCK, 0, &[&at.enc.value, &at.ld_in, &tied, &at.scale, &at.length])?;
         self.synchronize()
     }
 
