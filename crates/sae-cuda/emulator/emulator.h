@@ -41,13 +41,20 @@ using std::min;
 namespace emulator {
 enum Scope { BLOCK, WARP };
 extern unsigned char dynamic_shared[];
-// A value of each thread of the running block, for exchanges within a warp.
-extern uint64_t exchange[][32];
+// A value of each thread of the running block, and in which of its exchanges within the warp it was given. Two sets take turns: who writes to one again knows
+// that all have read what was there.
+struct Exchange {
+    uint64_t value;
+    unsigned generation;
+};
+extern Exchange exchange[2][32][32];
+// Exchanges of each thread.
+extern unsigned generations[];
+// The running thread of the block.
+extern unsigned current;
 void barrier(Scope scope);
-unsigned lane();
-unsigned warp();
-// Lanes that have not returned.
-unsigned lanes_alive();
+inline unsigned lane() { return current % 32; }
+inline unsigned warp() { return current / 32; }
 void launch(dim3 grid, dim3 block, size_t shared, const std::function<void()>& body);
 
 // A kernel by its name: from the addresses of its arguments to a call of it with copies of them.
@@ -67,16 +74,24 @@ struct Registration {
     }
 };
 
+// Gives a value to the others of the warp; theirs. The value of a lane that has returned is of an older generation.
+inline const Exchange* give(uint64_t value, unsigned& generation) {
+    generation = ++generations[current];
+    Exchange* all = exchange[generation & 1][warp()];
+    all[lane()] = {value, generation};
+    barrier(WARP);
+    return all;
+}
+
 template <class T>
 T swap(T value, unsigned from) {
     static_assert(sizeof(T) <= 8);
-    auto* all = exchange[warp()];
-    memcpy(&all[lane()], &value, sizeof value);
-    barrier(WARP);
-    T other;
-    memcpy(&other, &all[from & 31], sizeof other);
-    barrier(WARP);
-    return other;
+    uint64_t bits = 0;
+    unsigned generation;
+    memcpy(&bits, &value, sizeof value);
+    bits = give(bits, generation)[from & 31].value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
 }
 }  // namespace emulator
 
@@ -91,14 +106,9 @@ T __shfl_xor_sync(unsigned, T value, unsigned mask) { return emulator::swap(valu
 template <class T>
 T __shfl_up_sync(unsigned, T value, unsigned by) { return emulator::swap(value, emulator::lane() >= by ? emulator::lane() - by : emulator::lane()); }
 inline unsigned __ballot_sync(unsigned, bool value) {
-    unsigned all = 0;
-    auto* votes = emulator::exchange[emulator::warp()];
-    votes[emulator::lane()] = value;
-    emulator::barrier(emulator::WARP);
-    for (unsigned i = 0; i < 32; i++) all |= (unsigned)(votes[i] & 1) << i;
-    // Behind the next barrier others of the warp may have returned already.
-    all &= emulator::lanes_alive();
-    emulator::barrier(emulator::WARP);
+    unsigned generation, all = 0;
+    const emulator::Exchange* votes = emulator::give(value, generation);
+    for (unsigned i = 0; i < 32; i++) all |= unsigned(votes[i].generation == generation && votes[i].value) << i;
     return all;
 }
 inline int __popc(unsigned value) { return __builtin_popcount(value); }
@@ -122,7 +132,7 @@ inline float __uint_as_float(unsigned bits) {
 
 // mma.m16n8k16: which values of the operands each lane holds is in the PTX ISA, "Matrix fragments for mma.m16n8k16 with floating point type".
 inline void emulated_mma_bf16(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
-    static unsigned all_a[64][32][4], all_b[64][32][2];
+    static unsigned all_a[32][32][4], all_b[32][32][2];
     unsigned warp = emulator::warp(), lane = emulator::lane(), g = lane / 4, t = lane % 4;
     memcpy(all_a[warp][lane], a, sizeof a);
     memcpy(all_b[warp][lane], b, sizeof b);

@@ -218,6 +218,8 @@ KERNEL update(Parameters of, Family family, const float* derived, const float* s
         return;
     }
     float clip = control->clip;
+    // Gradients were written by float4 and are read by float: by other threads.
+    __syncthreads();
     for (u32 c = threadIdx.x; c < of.ld_in; c += blockDim.x) adam(of.enc, (usize)j * of.ld_in + c, gradient[c] * clip, step);
     float length = norm_of(of.enc.value + (usize)j * of.ld_in, of.ld_in, scratch);
     bool finite = true;

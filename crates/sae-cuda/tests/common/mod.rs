@@ -59,7 +59,7 @@ fn build() -> PathBuf {
     let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".into());
     let mut command = Command::new(&compiler);
     command
-        .args(["-std=c++17", "-O2", "-g", "-fPIC", "-shared", "-Wno-unknown-pragmas", "-I"])
+        .args(["-std=c++17", "-O2", "-g", "-fPIC", "-shared", "-Wl,-Bsymbolic", "-Wno-unknown-pragmas", "-I"])
         .arg(folder)
         .arg("-o")
         .arg(&library);
