@@ -5,15 +5,16 @@ use std::time::Instant;
 
 use xshell::{Shell, cmd};
 
-use crate::{bench, package, setup};
+use crate::{bench, package, ptx, setup};
 
 type Step = (&'static str, fn(&Shell) -> anyhow::Result<()>);
 
-const STEPS: [Step; 5] = [
+const STEPS: [Step; 6] = [
     ("format", format),
     ("clippy", clippy),
     ("docs", docs),
     ("benches in test mode", benches),
+    ("kernels", ptx::check),
     ("packaging", package::package),
 ];
 

@@ -7,6 +7,7 @@ mod ci;
 mod llm_server;
 mod package;
 mod places;
+mod ptx;
 mod setup;
 mod test;
 mod unpack;
@@ -31,7 +32,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Finds or installs what a build needs: a C compiler and OpenBLAS
+    /// Finds or installs what a build and the tests need: a C and a C++ compiler and OpenBLAS
     Setup,
     /// Runs every experiment of a profile and writes the report; arguments go to `monosem reproduce`
     ///
@@ -62,7 +63,9 @@ enum Task {
         #[arg(last = true)]
         args: Vec<String>,
     },
-    /// Everything continuous integration checks beyond the tests: format, clippy, docs, benches in test mode, packaging
+    /// Makes the PTX of the CUDA kernels anew after a change of their source, with a compiler that pip brings: no CUDA installation, no GPU
+    Ptx,
+    /// Everything continuous integration checks beyond the tests: format, clippy, docs, benches in test mode, CUDA kernels, packaging
     Ci,
 }
 
@@ -81,7 +84,7 @@ fn run(task: Task) -> anyhow::Result<ExitCode> {
     let sh = Shell::new()?;
     sh.change_dir(places::workspace());
     match task {
-        Task::Setup => setup::setup(&sh).map(|_| ExitCode::SUCCESS),
+        Task::Setup => setup::for_tests(&sh).map(|_| ExitCode::SUCCESS),
         Task::Reproduce { args } => {
             setup::setup(&sh)?;
             let command = cmd!(sh, "cargo run --release --package monosem -- reproduce {args...}");
@@ -89,6 +92,7 @@ fn run(task: Task) -> anyhow::Result<ExitCode> {
         }
         Task::Test { args } => test::test(&sh, &args),
         Task::Bench { name, json, args } => bench::bench(&sh, name.as_deref(), json, &args),
+        Task::Ptx => ptx::ptx(&sh).map(|()| ExitCode::SUCCESS),
         Task::Ci => ci::ci(&sh),
     }
 }

@@ -25,6 +25,21 @@ pub(crate) fn setup(sh: &Shell) -> anyhow::Result<openblas::Library> {
     Ok(library)
 }
 
+/// As [`setup`], and a C++ compiler, with which the tests of the CUDA kernels run them on the CPU.
+pub(crate) fn for_tests(sh: &Shell) -> anyhow::Result<openblas::Library> {
+    let library = setup(sh)?;
+    let installer = Installer::here();
+    if std::env::var_os("CXX").is_none() && places::on_path("c++").is_none() && installer == Installer::AptAsRoot {
+        eprintln!("setup: C++ compiler: not there; installing {} with apt-get", APT.cxx);
+        apt_install(sh, APT.cxx).with_context(|| format!("could not install it; {}", installer.cxx()))?;
+    }
+    match std::env::var_os("CXX").map(Into::into).or_else(|| places::on_path("c++")) {
+        Some(cxx) => eprintln!("setup: C++ compiler: {}", cxx.display()),
+        None => bail!("no C++ compiler (`c++`) on PATH, which the tests of the CUDA kernels need: {}", installer.cxx()),
+    }
+    Ok(library)
+}
+
 fn place(library: &openblas::Library) -> String {
     match &library.folder {
         Some(folder) => format!(", in {}", folder.display()),
@@ -53,7 +68,8 @@ fn find_or_install(sh: &Shell) -> anyhow::Result<openblas::Library> {
     match installer {
         Installer::AptAsRoot => {
             eprintln!("setup: OpenBLAS: not there; installing libopenblas-dev with apt-get");
-            apt_install(sh).with_context(|| format!("could not install OpenBLAS; {}", installer.openblas()))?;
+            apt_install(sh, APT.openblas)
+                .with_context(|| format!("could not install OpenBLAS; {}", installer.openblas()))?;
         }
         Installer::AptWithoutRoot => {
             let folder = places::target().join(openblas::UNPACKED);
@@ -67,10 +83,10 @@ fn find_or_install(sh: &Shell) -> anyhow::Result<openblas::Library> {
     find().map_err(|reason| anyhow::anyhow!("OpenBLAS is there now and still cannot be used: {reason}"))
 }
 
-fn apt_install(sh: &Shell) -> anyhow::Result<()> {
+fn apt_install(sh: &Shell, package: &str) -> anyhow::Result<()> {
     // A broken third-party list makes the update fail and does not matter if the package is found all the same.
     let updated = quietly(cmd!(sh, "apt-get update --quiet=2"));
-    let install = cmd!(sh, "apt-get install --quiet=2 --yes --no-install-recommends libopenblas-dev");
+    let install = cmd!(sh, "apt-get install --quiet=2 --yes --no-install-recommends {package}");
     quietly(install.env("DEBIAN_FRONTEND", "noninteractive")).or_else(|error| updated.and(Err(error)))
 }
 
@@ -101,6 +117,7 @@ struct Manager {
     install: &'static str,
     openblas: &'static str,
     c_compiler: &'static str,
+    cxx: &'static str,
 }
 
 const APT: Manager = Manager {
@@ -108,14 +125,27 @@ const APT: Manager = Manager {
     install: "sudo apt-get install",
     openblas: "libopenblas-dev",
     c_compiler: "build-essential",
+    cxx: "g++",
 };
 
 const OTHERS: [Manager; 5] = [
-    Manager { program: "dnf", install: "sudo dnf install", openblas: "openblas-devel", c_compiler: "gcc" },
-    Manager { program: "pacman", install: "sudo pacman -S", openblas: "openblas", c_compiler: "gcc" },
-    Manager { program: "zypper", install: "sudo zypper install", openblas: "openblas-devel", c_compiler: "gcc" },
-    Manager { program: "apk", install: "sudo apk add", openblas: "openblas-dev", c_compiler: "build-base" },
-    Manager { program: "brew", install: "brew install", openblas: "openblas", c_compiler: "gcc" },
+    Manager {
+        program: "dnf",
+        install: "sudo dnf install",
+        openblas: "openblas-devel",
+        c_compiler: "gcc",
+        cxx: "gcc-c++",
+    },
+    Manager { program: "pacman", install: "sudo pacman -S", openblas: "openblas", c_compiler: "gcc", cxx: "gcc" },
+    Manager {
+        program: "zypper",
+        install: "sudo zypper install",
+        openblas: "openblas-devel",
+        c_compiler: "gcc",
+        cxx: "gcc-c++",
+    },
+    Manager { program: "apk", install: "sudo apk add", openblas: "openblas-dev", c_compiler: "build-base", cxx: "g++" },
+    Manager { program: "brew", install: "brew install", openblas: "openblas", c_compiler: "gcc", cxx: "gcc" },
 ];
 
 impl Installer {
@@ -155,6 +185,13 @@ impl Installer {
             None => "install gcc or clang; on macOS `xcode-select --install`".to_owned(),
         }
     }
+
+    fn cxx(self) -> String {
+        match self.manager() {
+            Some(m) => format!("run `{} {}`", m.install, m.cxx),
+            None => "install g++ or clang++; on macOS `xcode-select --install`".to_owned(),
+        }
+    }
 }
 
 /// Whether apt-get may install: user 0. Asked of the owner of our own /proc entry, since std has no call for it.
@@ -183,6 +220,7 @@ mod tests {
         let fedora = Installer::choose(true, |p| p == "dnf");
         assert!(fedora.openblas().contains("sudo dnf install openblas-devel"), "{}", fedora.openblas());
         assert!(fedora.c_compiler().contains("sudo dnf install gcc"), "{}", fedora.c_compiler());
+        assert!(fedora.cxx().contains("sudo dnf install gcc-c++"), "{}", fedora.cxx());
         let bare = Installer::choose(false, |_| false);
         assert_eq!(bare, Installer::Unknown(None));
         assert!(bare.openblas().contains(openblas::FOLDER_VARIABLE), "{}", bare.openblas());

@@ -30,7 +30,7 @@ const KINDS: [&str; 11] = [
 ];
 
 pub(crate) fn test(sh: &Shell, args: &[String]) -> anyhow::Result<ExitCode> {
-    let library = setup::setup(sh)?;
+    let library = setup::for_tests(sh)?;
     if args.first().is_some_and(|arg| arg == WITH_SERVER) {
         anyhow::ensure!(args.len() == 1, "{WITH_SERVER} takes no further arguments");
         cmd!(sh, "cargo build --workspace --all-targets").run()?;

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{begin, is_real};
+use common::{begin, gpu, is_real};
 use monosem_sae_cuda::{CudaError, Gpu};
 
 fn error(settings: &[(&str, &str)]) -> CudaError {
@@ -21,7 +21,7 @@ fn what_is_wrong_with_a_device_is_said() {
     assert!(old.to_string().contains("CUDA 11.8"), "{old}");
     let small = error(&[("CAPABILITY", "75")]);
     assert!(small.to_string().contains("emulator has compute capability 7.5"), "{small}");
-    let _turn = begin(&[]);
+    let lent = gpu(&[]);
+    assert_eq!(lent.gpu.name(), "emulator");
     assert!(matches!(Gpu::open(1), Err(CudaError::NoDevice)));
-    assert_eq!(Gpu::open(0).unwrap().name(), "emulator");
 }

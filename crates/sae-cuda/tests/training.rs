@@ -61,6 +61,7 @@ fn apart(a: &TrainState, b: &TrainState) -> (f64, String) {
         .unwrap()
 }
 
+#[derive(Clone)]
 struct Case {
     name: &'static str,
     config: TrainConfig,
@@ -140,6 +141,31 @@ fn families_train_as_on_the_cpu() {
         let (far, tensor) = side_by_side(&case);
         println!("{}: {tensor} is off by {far:.1e}", case.name);
         assert!(far < 1e-4, "{}: {tensor} is off by {far}", case.name);
+    }
+}
+
+/// All latents active in all rows, for which the first steps find no room; and rows in which none is.
+#[test]
+fn full_and_empty_rows_train_as_on_the_cpu() {
+    let lent = gpu(&[]);
+    let k_of_one =
+        Case { name: "top-k, k of 1", config: config(Family::TopK(TopK { k: 1 }), 300, 0.0), ..cases().remove(0) };
+    let cases = cases().into_iter().filter(|case| case.spaces.target.is_none() && case.rows > 1).chain([k_of_one]);
+    for (case, bias) in cases.flat_map(|case| [(case.clone(), 3.0), (case, -0.2)]) {
+        let mut state = Sae::new(case.config.clone(), case.spaces).unwrap().state().unwrap();
+        state.tensors.get_mut("b_enc").unwrap().fill(bias);
+        let new = || Sae::from_state(state.clone()).unwrap();
+        let (mut here, mut there) = (new(), lent.gpu.train(new()).unwrap());
+        for step in 0..4 {
+            let mut batch = planted(20).sample(step, case.rows);
+            batch.slice_mut(s![..;3, ..]).fill(0.0);
+            let schedule = case.config.schedule(step);
+            let a = here.step(batch.view(), None, schedule).unwrap();
+            let b = there.step(batch.view(), None, schedule).unwrap();
+            assert_eq!(a.l0, b.l0, "{} with a bias of {bias}, step {step}", case.name);
+        }
+        let (far, tensor) = apart(&there.state().unwrap(), &here.state().unwrap());
+        assert!(far < 1e-4, "{} with a bias of {bias}: {tensor} is off by {far}", case.name);
     }
 }
 

@@ -5,6 +5,7 @@ use std::process::Command;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use monosem_sae_cuda::Gpu;
+use sha2::{Digest as _, Sha256};
 
 /// One test at a time: the emulator is one device that has one core.
 static TURN: Mutex<()> = Mutex::new(());
@@ -50,38 +51,51 @@ pub(crate) fn begin(settings: &[(&str, &str)]) -> MutexGuard<'static, ()> {
     turn
 }
 
-/// Compiles the emulator.
+/// Compiles the emulator, unless that was done for these sources.
 fn build() -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let library = folder.join(format!("libcuda-emulator-{}.so", std::process::id()));
-    std::fs::write(folder.join("registered.h"), registered(&root.join("kernels"))).unwrap();
+    let (kernels, emulator) = (root.join("kernels"), root.join("emulator"));
+    let mut hash = Sha256::new();
+    for file in files(&kernels, &["cu", "cuh"]).into_iter().chain(files(&emulator, &["cpp", "h"])) {
+        hash.update(std::fs::read(file).unwrap());
+    }
+    let hash: String = hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    let library = folder.join(format!("libcuda-emulator-{hash}.so"));
+    if library.exists() {
+        return library;
+    }
+    // Several programs may do so at once: each in a folder of its own.
+    let own = tempfile::tempdir_in(folder).unwrap();
+    std::fs::write(own.path().join("registered.h"), registered(&kernels)).unwrap();
+    let made = own.path().join("libcuda.so");
     let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".into());
     let mut command = Command::new(&compiler);
-    command
-        .args(["-std=c++17", "-O2", "-g", "-fPIC", "-shared", "-Wl,-Bsymbolic", "-Wno-unknown-pragmas", "-I"])
-        .arg(folder)
-        .arg("-o")
-        .arg(&library);
-    command.args(["emulator.cpp", "driver.cpp", "kernels.cpp"].map(|file| root.join("emulator").join(file)));
+    command.args(["-std=c++17", "-O2", "-g", "-fPIC", "-shared", "-Wl,-Bsymbolic", "-Wno-unknown-pragmas", "-I"]);
+    command.arg(own.path()).arg("-o").arg(&made).args(files(&emulator, &["cpp"]));
     let status = command.status().unwrap_or_else(|error| panic!("{compiler}: {error}; a C++ compiler is needed"));
     assert!(status.success(), "{compiler} does not compile the emulator");
+    std::fs::rename(made, &library).unwrap();
     library
+}
+
+/// Those of a folder with one of these extensions, by name.
+fn files(folder: &Path, extensions: &[&str]) -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> = folder.read_dir().unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.retain(|file| file.extension().is_some_and(|found| extensions.iter().any(|wanted| found == *wanted)));
+    files.sort();
+    files
 }
 
 /// A line for each kernel.
 fn registered(kernels: &Path) -> String {
     let mut lines = String::new();
-    for entry in std::fs::read_dir(kernels).unwrap() {
-        let path = entry.unwrap().path();
-        if path.extension().is_some_and(|extension| extension == "cu") {
-            let text = std::fs::read_to_string(path).unwrap();
-            let heads = text.lines().filter_map(|line| line.strip_prefix("KERNEL")?.split_once('(').map(|_| line));
-            for head in heads {
-                // `KERNEL name(...` or `KERNEL_BOUNDED(...) name(...`.
-                let name = head.split(' ').find(|word| word.contains('(') && !word.starts_with("KERNEL")).unwrap();
-                lines.push_str(&format!("REGISTER({})\n", name.split('(').next().unwrap()));
-            }
+    for file in files(kernels, &["cu"]) {
+        let text = std::fs::read_to_string(file).unwrap();
+        for head in text.lines().filter(|line| line.starts_with("KERNEL")) {
+            // `KERNEL name(...` or `KERNEL_BOUNDED(...) name(...`.
+            let name = head.split(' ').find(|word| word.contains('(') && !word.starts_with("KERNEL")).unwrap();
+            lines.push_str(&format!("REGISTER({})\n", name.split('(').next().unwrap()));
         }
     }
     lines
