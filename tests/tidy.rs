@@ -9,7 +9,7 @@ use serde_json::Value;
 const MAX_LINES: usize = 600;
 
 /// The arrows of ARCHITECTURE.md: a crate's folder, and the folders of what it may depend on. `monosem` may use all.
-const ARROWS: [(&str, &[&str]); 14] = [
+const ARROWS: [(&str, &[&str]); 15] = [
     ("hooks", &[]),
     ("bf16", &[]),
     ("lm", &["hooks", "bf16"]),
@@ -19,6 +19,7 @@ const ARROWS: [(&str, &[&str]); 14] = [
     ("dictionary", &[]),
     ("decompose", &["dictionary"]),
     ("sae", &["bf16", "dictionary"]),
+    ("sae-cuda", &["bf16", "dictionary", "sae"]),
     ("llm", &[]),
     ("autointerp", &["llm"]),
     ("patching", &["hooks", "dictionary", "lm"]),
@@ -26,8 +27,8 @@ const ARROWS: [(&str, &[&str]); 14] = [
     ("report", &[]),
 ];
 
-/// Crates with matrix products on raw slices, SIMD kernels or memory maps.
-const MAY_BE_UNSAFE: [&str; 7] = ["bf16", "lm", "activations", "corpus", "dictionary", "decompose", "sae"];
+/// Crates with matrix products on raw slices, SIMD kernels, memory maps, or memory of a GPU.
+const MAY_BE_UNSAFE: [&str; 8] = ["bf16", "lm", "activations", "corpus", "dictionary", "decompose", "sae", "sae-cuda"];
 
 /// Packages that are the end of the line: a program, not a library that others build on.
 const MAY_USE_ANYHOW: [&str; 2] = ["monosem", "xtask"];

@@ -42,7 +42,12 @@ fn workspace_hashes(crates: &Path) -> BTreeMap<String, String> {
             continue;
         }
         let mut files = vec![manifest.clone()];
-        collect(&folder.path().join("src"), &mut files);
+        // Kernels are compiled into `sae-cuda`.
+        let sources = ["src", "kernels"].map(|sources| folder.path().join(sources));
+        for sources in sources.iter().filter(|sources| sources.is_dir()) {
+            collect(sources, &mut files);
+            println!("cargo:rerun-if-changed={}", sources.display());
+        }
         files.sort();
         let mut hasher = blake3::Hasher::new();
         for file in &files {
@@ -53,7 +58,6 @@ fn workspace_hashes(crates: &Path) -> BTreeMap<String, String> {
                 hasher.update(&(part.len() as u64).to_le_bytes()).update(part);
             }
         }
-        println!("cargo:rerun-if-changed={}", folder.path().join("src").display());
         own.insert(name.clone(), hasher.finalize().to_hex().to_string());
         let text = fs::read_to_string(&manifest).expect("a utf-8 manifest");
         let direct = text.split("[dev-dependencies]").next().unwrap_or_default();

@@ -26,9 +26,6 @@ const HINT_TIMES: u32 = 8;
 /// Rows that show what the limit may be where no step has.
 const PROBE_ROWS: usize = 256;
 
-/// Most dead latents that the auxiliary loss looks at in one step; of more, each step takes the next ones.
-const MOST_DEAD: usize = 4096;
-
 /// An autoencoder or transcoder in training on a GPU.
 pub struct CudaSae {
     gpu: Rc<Shared>,
@@ -122,11 +119,7 @@ impl CudaSae {
             return Ok(());
         }
         let silent = self.parameters.silent.read(self.parameters.n)?;
-        let all: Vec<u32> =
-            (0..).zip(silent).filter(|(_, s)| u64::from(*s) >= self.config.dead_after_steps).map(|(j, _)| j).collect();
-        let first = (self.progress.steps_done as usize).wrapping_mul(MOST_DEAD) % all.len().max(1);
-        let mut some: Vec<u32> = all.iter().cycle().skip(first).take(all.len().min(MOST_DEAD)).copied().collect();
-        some.sort_unstable();
+        let some = self.progress.dead_of_step(&self.config, silent.into_iter());
         let mut numbers = vec![Control::NONE; self.parameters.n];
         for (number, j) in (0..).zip(&some) {
             numbers[*j as usize] = number;

@@ -10,6 +10,9 @@ use crate::{ConfigError, EarlyStopping, Spaces, StepError, StepStats, TrainConfi
 /// A reconstruction so much worse than none, and than the first one, means that training has diverged.
 const DIVERGED_FVU: f32 = 100.0;
 
+/// Most dead latents that the auxiliary loss looks at in one step; of more, each step takes the next ones.
+const MOST_DEAD: usize = 4096;
+
 /// Numbers that one step leaves for the next.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Progress {
@@ -130,6 +133,17 @@ impl Progress {
         } else {
             self.since_best += 1;
         }
+    }
+
+    /// The dead latents, ascending, that the auxiliary loss of the next step looks at, from the steps since each latent was active.
+    #[must_use]
+    pub fn dead_of_step(&self, config: &TrainConfig, silent: impl Iterator<Item = u32>) -> Vec<u32> {
+        let is_dead = |(_, silent): &(u32, u32)| u64::from(*silent) >= config.dead_after_steps;
+        let all: Vec<u32> = (0..).zip(silent).filter(is_dead).map(|(j, _)| j).collect();
+        let first = (self.steps_done as usize).wrapping_mul(MOST_DEAD) % all.len().max(1);
+        let mut some: Vec<u32> = all.iter().cycle().skip(first).take(all.len().min(MOST_DEAD)).copied().collect();
+        some.sort_unstable();
+        some
     }
 
     /// Whether dead latents begin anew after the next step, if it can be taken.

@@ -29,9 +29,6 @@ const DENSE_FROM_PERCENT: u64 = 15;
 /// It also takes over from this many entries in a batch, which bounds the memory that their lists take.
 const MOST_ENTRIES: f64 = 1_048_576.0;
 
-/// Most dead latents that the auxiliary loss looks at in one step; of more, each step takes the next ones.
-const MOST_DEAD: usize = 4096;
-
 /// The search for the largest codes of a row begins with this share of the smallest limit of a row in the step before, relative to its size.
 const ROW_HINT: f32 = 0.8;
 
@@ -230,14 +227,10 @@ impl Sae {
     /// Lets dead latents reconstruct what is left over; `residual` is what residuals are multiplied by, `whole` what they would be with one prefix.
     fn auxiliary(&mut self, AuxK { k, coefficient }: AuxK, residual: f32, whole: f32) {
         let Self { parameters, buffers, config, progress, .. } = self;
-        let is_dead = |j: &usize| u64::from(parameters.silent[*j]) >= config.dead_after_steps;
-        let all: Vec<usize> = (0..parameters.n_latents()).filter(is_dead).collect();
-        let first = (progress.steps_done as usize).wrapping_mul(MOST_DEAD) % all.len().max(1);
-        let mut some: Vec<usize> = all.iter().cycle().skip(first).take(all.len().min(MOST_DEAD)).copied().collect();
-        some.sort_unstable();
+        let some = progress.dead_of_step(config, parameters.silent.iter().copied());
         let (d_in, d_out) = (parameters.d_in, parameters.d_out);
         let Buffers { x, r, other_r, tiles, dead, .. } = buffers;
-        dead.set(some.into_iter(), parameters.weights(), &parameters.length);
+        dead.set(some.into_iter().map(|j| j as usize), parameters.weights(), &parameters.length);
         if dead.latents.is_empty() {
             return;
         }

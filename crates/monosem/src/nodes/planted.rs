@@ -38,7 +38,7 @@ pub(super) fn nodes(planted: &Planted) -> Vec<Node<'_>> {
                 name,
                 Vec::new(),
                 params,
-                &["sae", "dictionary", "monosem/nodes/planted", "monosem/evaluation"],
+                &["sae", "sae-cuda", "dictionary", "monosem/nodes/planted", "monosem/device", "monosem/evaluation"],
                 weight,
                 move |ctx| run(planted, generator, ratio, alpha, ctx),
             ));

@@ -39,7 +39,7 @@ pub(super) fn nodes(language: &Language, hook: HookPoint) -> Vec<Node<'_>> {
             "curve_rows": language.sae.curve_rows,
         });
         let deps = vec![capture::TRAIN.into(), capture::HELD_OUT.into()];
-        let code = ["sae", "activations", "monosem/nodes/sae", "monosem/evaluation"];
+        let code = ["sae", "sae-cuda", "activations", "monosem/nodes/sae", "monosem/device", "monosem/evaluation"];
         let weight = config.steps as f64 * config.batch as f64 * ratio / 160_000.0;
         node(sae_name(hook, ratio, alpha), deps, params, &code, weight, move |ctx| {
             run(language, hook, ratio, alpha, ctx)
@@ -104,7 +104,7 @@ pub(super) fn random_node<'a>(language: &'a Language, interp: &'a Interp, hook: 
         "hook": hook, "ratio": interp.ratio, "config": config, "max_norm": language.max_norm,
         "scale_inputs": language.sae.scale_inputs,
     });
-    let code = ["sae", "activations", "monosem/nodes/sae", "monosem/evaluation"];
+    let code = ["sae", "sae-cuda", "activations", "monosem/nodes/sae", "monosem/device", "monosem/evaluation"];
     let weight = config.steps as f64 * config.batch as f64 * interp.ratio / 160_000.0;
     let deps = vec![capture::RANDOM_TRAIN.into()];
     let node = node(random_name(hook), deps, params, &code, weight, move |ctx| {
@@ -142,7 +142,7 @@ pub(super) fn families_node(language: &Language, hook: HookPoint) -> Option<Node
         "hook": hook, "train": configs(1), "ratios": language.families.iter().map(|case| case.ratio).collect::<Vec<_>>(),
         "max_norm": language.max_norm, "scale_inputs": language.sae.scale_inputs,
     });
-    let code = ["sae", "activations", "monosem/nodes/sae", "monosem/evaluation"];
+    let code = ["sae", "sae-cuda", "activations", "monosem/nodes/sae", "monosem/device", "monosem/evaluation"];
     let size: f64 = language.families.iter().map(|case| case.ratio).sum();
     let weight = language.sae.steps as f64 * language.sae.batch as f64 * size / 140_000.0;
     let node = node(families_name(hook), vec![capture::TRAIN.into()], params, &code, weight, move |ctx| {
