@@ -4,6 +4,7 @@
 
 mod bench;
 mod ci;
+mod gpu;
 mod llm_server;
 mod package;
 mod places;
@@ -65,6 +66,12 @@ enum Task {
     },
     /// Makes the PTX of the CUDA kernels anew after a change of their source, with a compiler that pip brings: no CUDA installation, no GPU
     Ptx,
+    /// Builds a folder with the tests and the benchmark of the CUDA kernels, to be run on a machine with a GPU, Rust or not
+    Gpu {
+        /// Runs them here
+        #[arg(long)]
+        run: bool,
+    },
     /// Everything continuous integration checks beyond the tests: format, clippy, docs, benches in test mode, CUDA kernels, packaging
     Ci,
 }
@@ -93,6 +100,7 @@ fn run(task: Task) -> anyhow::Result<ExitCode> {
         Task::Test { args } => test::test(&sh, &args),
         Task::Bench { name, json, args } => bench::bench(&sh, name.as_deref(), json, &args),
         Task::Ptx => ptx::ptx(&sh).map(|()| ExitCode::SUCCESS),
+        Task::Gpu { run } => gpu::gpu(&sh, run),
         Task::Ci => ci::ci(&sh),
     }
 }

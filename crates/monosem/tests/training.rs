@@ -118,6 +118,18 @@ fn training_stops_early_on_held_out_activations() {
 }
 
 #[test]
+fn without_a_gpu_auto_is_the_cpu_and_cuda_is_refused() {
+    let place = place_with_store();
+    place.succeed(&train(&["--out", "auto"]));
+    place.succeed(&train(&["--device", "cpu", "--out", "cpu"]));
+    let weights = |name: &str| fs::read(place.path(name).join("dictionary.safetensors")).unwrap();
+    assert_eq!(weights("auto"), weights("cpu"));
+    let said = place.fail(&train(&["--device", "cuda", "--out", "cuda"]), 1);
+    assert!(said.contains("--device cuda: ") && said.contains("--device auto or cpu"), "{said}");
+    assert!(!place.path("cuda").exists(), "nothing is begun");
+}
+
+#[test]
 fn bad_settings_are_named_in_a_sentence() {
     let place = place_with_store();
     let say = |more: &[&str], words: &[&str]| {

@@ -36,6 +36,8 @@ impl Place {
         let mut command = Command::new(env!("CARGO_BIN_EXE_monosem"));
         command.current_dir(self.folder.path()).args(args);
         command.env("MONOSEM_CACHE", self.path("cache"));
+        // The same on machines with a GPU.
+        command.env("MONOSEM_LIBCUDA", "there-is-no-driver.so");
         command.env("HF_ENDPOINT", "http://127.0.0.1:9").env_remove("HF_TOKEN");
         for proxy in ["http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "all_proxy"] {
             command.env_remove(proxy);
