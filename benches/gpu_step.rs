@@ -1,7 +1,7 @@
 //! Milliseconds of a training step on an NVIDIA GPU, alone and in a run that makes and copies batches.
 //!
-//! `cargo bench --bench gpu_step` prints a line per case; with `-- --json` a JSON object per line: `{bench, device, family, precision, d, n_latents, batch, l0, step_ms, run_ms, flops, sparse_flops,
-//! bytes}`. Further arguments select the cases whose id holds them all: `tied`, `d=4096`, `n_latents=4096`, `bf16`. `benches/peers/gpu_step_peers.py` runs it and PyTorch by turns and
+//! `cargo bench --bench gpu_step` prints a line per case; with `-- --json` a JSON object per line: `{bench, device, family, precision, product, d, n_latents, batch, l0, step_ms, run_ms, flops, sparse_flops,
+//! bytes}`. Further arguments select the cases whose id holds them all: `tied`, `d=4096`, `n_latents=4096`, `bf16`, `cublas`. `benches/peers/gpu_step_peers.py` runs it and PyTorch by turns and
 //! says how far each is from the floor; `cargo xtask gpu` builds a folder with both for a machine without Rust. Without `--bench` among the arguments, as cargo runs it in a test, tiny cases
 //! run. Without a GPU it says so.
 //!
@@ -19,6 +19,7 @@ use rand_chacha::ChaCha8Rng;
 use serde_json::json;
 use statrs::distribution::{ContinuousCDF as _, Normal};
 
+#[derive(Clone)]
 struct Case {
     family: Family,
     precision: Precision,
@@ -79,17 +80,20 @@ fn main() {
     let mut arguments: Vec<String> = std::env::args().skip(1).collect();
     let mut take = |what: &str| arguments.iter().position(|a| a == what).map(|at| arguments.remove(at)).is_some();
     let (measured, as_json) = (take("--bench"), take("--json"));
-    let mut gpu = match Gpu::open(0) {
-        Ok(gpu) => gpu,
-        Err(problem) => {
-            let line = json!({ "bench": "gpu_step", "not_run": problem.to_string() });
-            println!("{}", if as_json { line.to_string() } else { format!("gpu_step: not run: {problem}") });
-            return;
-        }
-    };
-    for case in cases(measured) {
-        let id = case.id();
+    if let Err(problem) = Gpu::open(0) {
+        let line = json!({ "bench": "gpu_step", "not_run": problem.to_string() });
+        println!("{}", if as_json { line.to_string() } else { format!("gpu_step: not run: {problem}") });
+        return;
+    }
+    for (case, cublas) in cases(measured).into_iter().flat_map(|case| [(case.clone(), false), (case, true)]) {
+        let product = if cublas { "cublas" } else { "own" };
+        let id = format!("{},{product}", case.id());
         if !arguments.iter().all(|filter| id.contains(filter.as_str())) {
+            continue;
+        }
+        let mut gpu = Gpu::open(0).expect("it was there before");
+        if let Some(problem) = cublas.then(|| gpu.use_cublas().err()).flatten() {
+            eprintln!("gpu_step {id}: not run: {problem}");
             continue;
         }
         let Measured { l0, step_ms, run_ms } = measure(&mut gpu, &case);
@@ -97,7 +101,7 @@ fn main() {
         if as_json {
             let Case { d, n_latents, batch, .. } = case;
             let line = json!({
-                "bench": "gpu_step", "device": gpu.name(), "family": case.family.name(), "precision": case.precision(), "d": d, "n_latents": n_latents,
+                "bench": "gpu_step", "device": gpu.name(), "family": case.family.name(), "precision": case.precision(), "product": product, "d": d, "n_latents": n_latents,
                 "batch": batch, "l0": l0, "step_ms": step_ms, "run_ms": run_ms, "flops": flops, "sparse_flops": sparse_flops, "bytes": bytes,
             });
             println!("{line}");

@@ -220,7 +220,7 @@ def measure_case(args, device, d, n):
             case = json.loads(line)
             if "not_run" in case:
                 sys.exit(f"{args.binary}: {case['not_run']}")
-            name = f"{case['family']}-{case['precision']}"
+            name = f"{case['family']}-{case['precision']}-{case['product']}"
             times.setdefault(name, []).append(case["step_ms"])
             known[name] = case
     eager = statistics.median(times["eager-tied"])

@@ -23,7 +23,7 @@ pub(crate) fn choose(wanted: Wanted) -> Result<()> {
     if let Err(problem) = &found
         && wanted == Wanted::Cuda
     {
-        bail!("--device cuda: {problem}; --device auto or cpu trains on the CPU");
+        bail!("--device cuda: {problem}; use --device cpu, or auto");
     }
     ON_GPU.get_or_init(|| match found {
         Ok(name) => {

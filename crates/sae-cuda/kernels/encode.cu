@@ -266,6 +266,18 @@ KERNEL_BOUNDED(256, 2) encode_bf16(const u16* x, const u16* w, u32 ld, Encoder b
     }
 }
 
+// The same from a product that was written: rows of n_latents, the first of which is `first_row`. 32 rows and 128 latents a block.
+KERNEL list_product(const float* product, u32 first_row, Encoder by, Candidates out) {
+    __shared__ float stage[STAGE_ROWS * TILE];
+    __shared__ u32 counts[STAGE_ROWS], base[STAGE_ROWS];
+    u32 first_latent = blockIdx.x * TILE, first = blockIdx.y * STAGE_ROWS;
+    for (u32 i = threadIdx.x; i < STAGE_ROWS * TILE; i += blockDim.x) {
+        usize row = first + i / TILE, j = first_latent + i % TILE;
+        stage[i] = first_row + row < by.rows && j < by.n_latents ? product[row * by.n_latents + j] : 0.0f;
+    }
+    list_stage(stage, first_row + first, first_latent, by, out, counts, base);
+}
+
 // What each row's candidates have to exceed, and how far a product may be off: multiples of the row's root mean square, besides an absolute floor.
 KERNEL row_limits(const float* squares, u32 rows, u32 d, float floor, float hint, float margin, float* row_floor, float* row_margin) {
     u32 row = blockIdx.x * blockDim.x + threadIdx.x;

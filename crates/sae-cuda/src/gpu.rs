@@ -1,6 +1,6 @@
 //! A device: its kernels, its two streams, and the batch that is on it.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
 
 use cust::context::Context;
@@ -14,6 +14,7 @@ use ndarray::ArrayView2;
 
 use crate::buffer::{Buffer, failed};
 use crate::control::Argument;
+use crate::cublas::Cublas;
 use crate::step::Workspace;
 use crate::trainer::CudaSae;
 use crate::{CudaError, driver};
@@ -50,6 +51,8 @@ pub(crate) struct Shared {
     /// The slot of the batch that was fed last, and the one that the next launch reads.
     fed: Cell<Option<usize>>,
     modules: Vec<Module>,
+    /// Multiplies for the encoder where it was asked for.
+    pub(crate) cublas: OnceCell<Cublas>,
     pub(crate) stream: Stream,
     copies: Stream,
     name: String,
@@ -98,6 +101,7 @@ impl Gpu {
                 slots: RefCell::default(),
                 fed: Cell::new(None),
                 modules,
+                cublas: OnceCell::new(),
                 stream: stream()?,
                 copies: stream()?,
                 name,
@@ -111,6 +115,18 @@ impl Gpu {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.shared.name
+    }
+
+    /// Lets cuBLAS (12, if it is installed) make the encoder's product instead of a kernel of our own, from the next step on. Weights stay the same up to the order of sums.
+    ///
+    /// # Errors
+    /// If it is not there or does not start; then everything stays as it was.
+    pub fn use_cublas(&self) -> Result<(), CudaError> {
+        if self.shared.cublas.get().is_none() {
+            let cublas = Cublas::open(&self.shared.stream)?;
+            self.shared.cublas.get_or_init(|| cublas);
+        }
+        Ok(())
     }
 
     /// Takes an autoencoder over, new or in the middle of its training.

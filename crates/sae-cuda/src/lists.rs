@@ -3,10 +3,14 @@
 use crate::CudaError;
 use crate::buffer::Buffer;
 use crate::control::{ByLatent, Candidates, Encoder, Family, Gathered, Latents};
+use crate::cublas::{Cublas, Rows};
 use crate::gpu::Shared;
 
 /// Rows and latents of one block of the encoder.
 const TILE: usize = 128;
+
+/// Rows of one block that looks for candidates in a product.
+const STAGE_ROWS: usize = 32;
 
 /// Rows of a chunk of the transposition.
 const CHUNK: usize = 64;
@@ -68,6 +72,8 @@ pub(crate) struct Chosen {
 pub(crate) struct Lists {
     /// Candidates that there is room for.
     pub(crate) capacity: usize,
+    /// Of cuBLAS: a chunk of the product.
+    product: Buffer<f32>,
     found: (Buffer<u32>, Buffer<f32>),
     segments: (Buffer<u32>, Buffer<u32>),
     /// Two sets that take turns: what is chosen from one goes to the other.
@@ -117,11 +123,7 @@ impl Lists {
             found,
             capacity,
         };
-        let grid = (blocks_u32, rows.div_ceil(TILE) as u32);
-        match of.rounded {
-            None => gpu.run("encode_f32", grid, 256, 0, &[&of.x, &of.w, &(of.ld as u32), &encoder, &candidates])?,
-            Some([x, w]) => gpu.run("encode_bf16", grid, 256, 0, &[&x, &w, &(of.ld as u32), &encoder, &candidates])?,
-        }
+        self.find(gpu, of, encoder, candidates)?;
         let mut now = self.set(0, rows)?;
         let counts = self.segments.1.at();
         gpu.run(
@@ -197,6 +199,28 @@ impl Lists {
             &[&now.starts, &rows_u32, &now.latents, &now.pre, &limits, &ties, &to.starts, &to.latents, &to.pre],
         )?;
         Ok(to)
+    }
+
+    /// Multiplies, and lists what may count.
+    fn find(&mut self, gpu: &Shared, of: Operands, encoder: Encoder, candidates: Candidates) -> Result<(), CudaError> {
+        let (rows, n) = (encoder.rows as usize, encoder.n_latents as usize);
+        let ([x, w], in_bf16) = (of.rounded.unwrap_or([of.x, of.w]), of.rounded.is_some());
+        let blocks = n.div_ceil(TILE) as u32;
+        let Some(cublas) = gpu.cublas.get() else {
+            let kernel = if in_bf16 { "encode_bf16" } else { "encode_f32" };
+            let grid = (blocks, rows.div_ceil(TILE) as u32);
+            return gpu.run(kernel, grid, 256, 0, &[&x, &w, &(of.ld as u32), &encoder, &candidates]);
+        };
+        let chunk = Cublas::chunk(n).min(rows);
+        self.product.reserve(chunk * n)?;
+        let product = self.product.at();
+        for first in (0..rows).step_by(chunk) {
+            let here = chunk.min(rows - first);
+            cublas.product(Rows { x, w, ld: of.ld, in_bf16 }, first, [here, n], product)?;
+            let grid = (blocks, here.div_ceil(STAGE_ROWS) as u32);
+            gpu.run("list_product", grid, 256, 0, &[&product, &(first as u32), &encoder, &candidates])?;
+        }
+        Ok(())
     }
 
     /// The limit of the whole batch's choice, and how many each row keeps.

@@ -17,6 +17,14 @@ impl Gpu {
         Err(CudaError::NotBuilt)
     }
 
+    /// There is no device.
+    ///
+    /// # Errors
+    /// Never: there is no device to call this of.
+    pub fn use_cublas(&self) -> Result<(), CudaError> {
+        match *self {}
+    }
+
     /// Its name.
     #[must_use]
     pub fn name(&self) -> &str {

@@ -187,6 +187,33 @@ fn candidates_found_in_bf16_give_the_codes_of_f32() {
     }
 }
 
+#[test]
+fn products_of_cublas_give_the_same_autoencoders() {
+    let lent = gpu(&[]);
+    if let Err(problem) = lent.gpu.use_cublas() {
+        // Only hardware may be without it.
+        assert!(is_real(), "{problem}");
+        return;
+    }
+    let in_f32_and_bf16 = |case: Case| {
+        let in_bf16 =
+            Case { config: TrainConfig { precision: Precision::Bf16, ..case.config.clone() }, ..case.clone() };
+        [case, in_bf16]
+    };
+    for case in cases().into_iter().filter(|case| case.config.resample_every == 0).flat_map(in_f32_and_bf16) {
+        let mut there = lent.gpu.train(Sae::new(case.config.clone(), case.spaces).unwrap()).unwrap();
+        let in_f32 = TrainConfig { precision: Precision::F32, ..case.config.clone() };
+        let mut here = Sae::new(in_f32, case.spaces).unwrap();
+        for step in 0..10 {
+            step_on(&mut here, &case, step).unwrap();
+            step_on(&mut there, &case, step).unwrap();
+        }
+        let (far, tensor) = apart(&there.state().unwrap(), &here.state().unwrap());
+        // Adam's first step goes a whole way where a gradient is next to nothing, whichever way its rounding points, and few steps forget little of it.
+        assert!(far < 2e-3, "{} in {:?}: {tensor} is off by {far}", case.name, case.config.precision);
+    }
+}
+
 /// The state after some steps on an emulator whose threads and blocks come in another order, or on the real device.
 fn state_in_order(case: &Case, order: &str) -> TrainState {
     let lent = gpu(&[("ORDER", order)]);

@@ -39,6 +39,7 @@ pub(crate) fn begin(settings: &[(&str, &str)]) -> MutexGuard<'static, ()> {
         #[allow(unsafe_code)]
         unsafe {
             std::env::set_var("MONOSEM_LIBCUDA", library);
+            std::env::set_var("MONOSEM_LIBCUBLAS", library);
             for name in VARIABLES {
                 std::env::remove_var(format!("MONOSEM_EMULATOR_{name}"));
             }
