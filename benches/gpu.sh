@@ -23,11 +23,19 @@ sanitizer() {
     done
 }
 
-bench() {
-    step python3 gpu_step_peers.py --check
-    step python3 gpu_step_peers.py --binary ./gpu_step | tee "$out/gpu_step.jsonl"
+measure() {
+    python3 gpu_step_peers.py --binary ./gpu_step | tee "$out/gpu_step.jsonl"
 }
 
+bench() {
+    step python3 gpu_step_peers.py --check
+    step measure
+}
+
+if ! command -v nvidia-smi >/dev/null; then
+    echo "gpu.sh: not run: there is no NVIDIA driver here" >&2
+    exit 1
+fi
 nvidia-smi --query-gpu=name,driver_version,clocks.sm,power.limit --format=csv >&2
 for part in "${@:-tests sanitizer bench}"; do
     for name in $part; do

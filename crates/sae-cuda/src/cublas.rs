@@ -18,6 +18,7 @@ const NAMED_BY: &str = "MONOSEM_LIBCUBLAS";
 const CHUNK: usize = 1 << 26;
 
 type Handle = *mut c_void;
+// SAFETY: of all four, that a handle is one that `Create` has made, and addresses are of as many values as the numbers beside them say.
 type GemmEx = unsafe extern "C" fn(
     Handle,
     c_int,
@@ -40,6 +41,13 @@ type GemmEx = unsafe extern "C" fn(
     c_int,
 ) -> c_int;
 
+// SAFETY: see above.
+type Create = unsafe extern "C" fn(*mut Handle) -> c_int;
+// SAFETY: see above.
+type Place = unsafe extern "C" fn(Handle, *mut c_void) -> c_int;
+// SAFETY: see above.
+type Destroy = unsafe extern "C" fn(Handle) -> c_int;
+
 // Of cublas_api.h and library_types.h.
 const AS_IT_IS: c_int = 0;
 const TRANSPOSED: c_int = 1;
@@ -52,7 +60,7 @@ const ANY_ALGORITHM: c_int = -1;
 pub(crate) struct Cublas {
     handle: Handle,
     gemm: GemmEx,
-    destroy: unsafe extern "C" fn(Handle) -> c_int,
+    destroy: Destroy,
     _library: libloading::Library,
 }
 
@@ -73,14 +81,13 @@ impl Cublas {
         // SAFETY: the library is cuBLAS, or one that a user names in its place.
         let library = unsafe { libloading::Library::new(name) }.map_err(|error| failed(error.to_string()))?;
         let mut handle: Handle = std::ptr::null_mut();
+        let at = |error: libloading::Error| failed(error.to_string());
         // SAFETY: the signatures are those of cublas_api.h.
         let (created, placed, gemm, destroy) = unsafe {
-            let at = |error: libloading::Error| failed(error.to_string());
-            let create = library.get::<unsafe extern "C" fn(*mut Handle) -> c_int>(b"cublasCreate_v2").map_err(at)?;
-            let place =
-                library.get::<unsafe extern "C" fn(Handle, *mut c_void) -> c_int>(b"cublasSetStream_v2").map_err(at)?;
+            let create = library.get::<Create>(b"cublasCreate_v2").map_err(at)?;
+            let place = library.get::<Place>(b"cublasSetStream_v2").map_err(at)?;
             let gemm = *library.get::<GemmEx>(b"cublasGemmEx").map_err(at)?;
-            let destroy = *library.get::<unsafe extern "C" fn(Handle) -> c_int>(b"cublasDestroy_v2").map_err(at)?;
+            let destroy = *library.get::<Destroy>(b"cublasDestroy_v2").map_err(at)?;
             let created = create(&raw mut handle);
             let placed = if created == 0 { place(handle, stream.as_inner().cast()) } else { 0 };
             (created, placed, gemm, destroy)

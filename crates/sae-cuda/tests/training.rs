@@ -16,6 +16,9 @@ use ndarray::{Array2, ArrayD, ArrayViewMut2, s};
 
 const STEPS: u64 = 100;
 
+/// Of most batches. Kernels take rows 32, 64 or 128 at a time: some have more.
+const ROWS: usize = 37;
+
 fn planted(d_in: usize) -> Planted {
     Planted::new(PlantedConfig {
         d_in,
@@ -35,7 +38,7 @@ fn config(family: Family, n_latents: usize, alpha: f32) -> TrainConfig {
         n_latents,
         alpha,
         lr: 3e-3,
-        batch: 70,
+        batch: ROWS,
         steps: STEPS,
         seed: 3,
         dead_after_steps: 20,
@@ -82,18 +85,18 @@ fn cases() -> Vec<Case> {
     let aux_k = Some(AuxK { k: 3, coefficient: 0.1 });
     let transcoder = Spaces::transcoder(Space { d: 20, scale: 1.3 }, Space { d: 7, scale: 0.9 });
     vec![
-        case("tied", config(Family::Tied(Tied {}), 37, 1e-2), 70),
+        case("tied", config(Family::Tied(Tied {}), 37, 1e-2), ROWS),
         case("tied, most active", config(Family::Tied(Tied {}), 200, 0.0), 40),
         case("tied, one row", config(Family::Tied(Tied {}), 5, 1e-3), 1),
         case("relu", relu(true, 150), 70),
-        case("relu, clipped", TrainConfig { clip_norm: Some(0.05), ..relu(false, 60) }, 70),
-        case("relu, resampled", TrainConfig { resample_every: 25, alpha: 0.2, ..relu(true, 60) }, 70),
-        case("relu, not projected", TrainConfig { project_decoder_gradient: false, ..relu(true, 60) }, 70),
+        case("relu, clipped", TrainConfig { clip_norm: Some(0.05), ..relu(false, 60) }, ROWS),
+        case("relu, resampled", TrainConfig { resample_every: 25, alpha: 0.2, ..relu(true, 60) }, ROWS),
+        case("relu, not projected", TrainConfig { project_decoder_gradient: false, ..relu(true, 60) }, ROWS),
         case("top-k", top_k(150), 131),
         probed("top-k with a probe", top_k(90), 300),
         case("top-k, k of all", config(Family::TopK(TopK { k: 30 }), 30, 0.0), 33),
         case("top-k, dead latents", TrainConfig { aux_k, dead_after_steps: 3, ..top_k(190) }, 40),
-        case("batch-top-k", batch_top_k(), 70),
+        case("batch-top-k", batch_top_k(), ROWS),
         probed("batch-top-k with a probe", batch_top_k(), 290),
         case("batch-top-k, dead latents", TrainConfig { aux_k, dead_after_steps: 3, ..batch_top_k() }, 40),
         case(
@@ -102,9 +105,9 @@ fn cases() -> Vec<Case> {
             65,
         ),
         case("gated", config(Family::Gated(Gated {}), 129, 1e-2), 64),
-        case("matryoshka", config(Family::Matryoshka(Matryoshka { k: 4, prefixes: vec![10, 40, 128] }), 128, 0.0), 70),
-        Case { name: "transcoder", config: relu(true, 70), spaces: transcoder, rows: 70, steps: STEPS },
-        Case { name: "top-k transcoder", config: top_k(70), spaces: transcoder, rows: 70, steps: STEPS },
+        case("matryoshka", config(Family::Matryoshka(Matryoshka { k: 4, prefixes: vec![10, 40, 128] }), 128, 0.0), ROWS),
+        Case { name: "transcoder", config: relu(true, ROWS), spaces: transcoder, rows: ROWS, steps: STEPS },
+        Case { name: "top-k transcoder", config: top_k(70), spaces: transcoder, rows: ROWS, steps: STEPS },
     ]
 }
 
@@ -267,13 +270,13 @@ fn an_ensemble_trains_as_its_members_alone() {
     let mut lent = gpu(&[]);
     let configs: Vec<TrainConfig> = cases()
         .into_iter()
-        .filter(|case| case.spaces.target.is_none() && case.rows == 70)
+        .filter(|case| case.spaces.target.is_none() && case.rows == ROWS)
         .map(|case| TrainConfig { steps: 8 + case.config.n_latents as u64 % 3, ..case.config })
         .collect();
     let spaces = Spaces::autoencoder(20, 1.3);
     let data = planted(20);
     let mut batches = |step: u64, mut input: ArrayViewMut2<'_, f32>, _: Option<ArrayViewMut2<'_, f32>>| {
-        input.assign(&data.sample(step, 70));
+        input.assign(&data.sample(step, ROWS));
         Ok::<(), Infallible>(())
     };
     // Interrupted, and gone on with.
