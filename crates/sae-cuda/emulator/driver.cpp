@@ -10,9 +10,14 @@
 namespace {
 typedef int Result;
 typedef unsigned long long Device;
-enum { SUCCESS = 0, INVALID = 1, OUT_OF_MEMORY = 2, NO_DEVICE = 100, INVALID_DEVICE = 101, INVALID_IMAGE = 200, NOT_FOUND = 500, NOT_READY = 600 };
+enum { SUCCESS = 0, INVALID = 1, OUT_OF_MEMORY = 2, NO_DEVICE = 100, INVALID_DEVICE = 101, INVALID_IMAGE = 200, INVALID_CONTEXT = 201, NOT_FOUND = 500, NOT_READY = 600 };
+
+// A context for each device; what is made in one is used in one.
+char contexts[16];
+void* current_context = nullptr;
 
 struct Stream {
+    void* context = current_context;
     std::deque<std::function<void()>> work;
     size_t done = 0;
     void run_until(size_t number) {
@@ -53,7 +58,9 @@ size_t number_of(const char* name, size_t otherwise) {
 
 // Memory ends at a page that nobody may touch, and begins as values that are no numbers.
 constexpr size_t PAGE = 4096;
-std::map<Device, size_t> allocated;
+std::map<Device, std::pair<size_t, void*>> allocated;
+// Dynamic shared memory that a kernel may have beyond what needs no asking.
+std::map<void*, int> dynamic_allowed;
 size_t in_use = 0;
 size_t all_memory() { return number_of("MONOSEM_EMULATOR_BYTES", size_t(1) << 34); }
 size_t pages(size_t bytes) { return (bytes + PAGE - 1) / PAGE * PAGE; }
@@ -91,15 +98,18 @@ Result cuDeviceGetAttribute(int* value, int attribute, int) {
     }
     return SUCCESS;
 }
-Result cuDevicePrimaryCtxRetain(void** context, int) {
-    *context = &in_use;
+Result cuDevicePrimaryCtxRetain(void** context, int device) {
+    *context = &contexts[device];
     return SUCCESS;
 }
 Result cuDevicePrimaryCtxRelease_v2(int) { return SUCCESS; }
 Result cuDevicePrimaryCtxSetFlags_v2(int, unsigned) { return SUCCESS; }
-Result cuCtxSetCurrent(void*) { return SUCCESS; }
+Result cuCtxSetCurrent(void* context) {
+    current_context = context;
+    return SUCCESS;
+}
 Result cuCtxGetCurrent(void** context) {
-    *context = &in_use;
+    *context = current_context;
     return SUCCESS;
 }
 Result cuCtxSynchronize() {
@@ -125,9 +135,15 @@ Result cuModuleGetFunction(void** function, void*, const char* name) {
     *function = &found->second;
     return SUCCESS;
 }
-Result cuFuncSetAttribute(void*, int, int) { return SUCCESS; }
+Result cuFuncSetAttribute(void* function, int attribute, int value) {
+    if (attribute == 8) dynamic_allowed[function] = value;
+    return SUCCESS;
+}
 Result cuLaunchKernel(void* function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared, void* stream, void** arguments, void**) {
     if (size_t(gx) * gy * gz == 0 || size_t(bx) * by * bz == 0 || gy > 65535 || gz > 65535) return INVALID;
+    // A kernel's own arrays count too; theirs is one of a value for each of 32 warps.
+    if (shared > 0 && shared + 128 > (48 << 10) && size_t(dynamic_allowed[function]) < shared) return INVALID;
+    if (stream_of(stream)->context != current_context) return INVALID_CONTEXT;
     auto body = (*static_cast<emulator::Bind*>(function))(arguments);
     stream_of(stream)->work.push_back([=] { emulator::launch({gx, gy, gz}, {bx, by, bz}, shared, body); });
     return SUCCESS;
@@ -142,17 +158,19 @@ Result cuMemAlloc_v2(Device* at, size_t bytes) {
     mprotect(base + room, PAGE, PROT_NONE);
     memset(base, 0xff, room);
     *at = reinterpret_cast<Device>(base + (room - bytes) / 16 * 16);
-    allocated[*at] = bytes;
+    allocated[*at] = {bytes, current_context};
     in_use += bytes;
     return SUCCESS;
 }
 Result cuMemFree_v2(Device at) {
     auto found = allocated.find(at);
     if (found == allocated.end()) return INVALID;
+    if (found->second.second != current_context) return INVALID_CONTEXT;
     run_all();
-    size_t room = pages(found->second);
+    auto bytes = found->second.first;
+    size_t room = pages(bytes);
     munmap(reinterpret_cast<void*>(at / PAGE * PAGE), room + PAGE);
-    in_use -= found->second;
+    in_use -= bytes;
     allocated.erase(found);
     return SUCCESS;
 }
@@ -250,6 +268,7 @@ Result cuEventDestroy_v2(void* event) {
 }
 Result cuEventRecord(void* event, void* handle) {
     auto stream = stream_of(handle);
+    if (stream->context != current_context) return INVALID_CONTEXT;
     *static_cast<Event*>(event) = {stream, stream->end()};
     return SUCCESS;
 }

@@ -12,7 +12,7 @@ KERNEL row_totals(const u32* counts, u32 blocks, u32 rows, const u32* found, u32
 }
 
 // In place, from n counts to where each begins, and the total behind them. One block of 1024 threads.
-KERNEL exclusive_scan(u32* values, u32 n) {
+KERNEL_BOUNDED(1024, 1) exclusive_scan(u32* values, u32 n) {
     __shared__ u32 of_warp[32];
     __shared__ u32 carry;
     u32 lane = threadIdx.x & 31, warp = threadIdx.x >> 5;

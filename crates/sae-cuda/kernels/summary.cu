@@ -18,6 +18,7 @@ __device__ double block_total(const float* values, u32 n, double* scratch) {
     return block_sum(total, scratch);
 }
 
+// Sums of rows: null where there are none.
 struct Figures {
     const float* squared_error;
     const float* objective;
@@ -51,7 +52,7 @@ struct Bounds {
 };
 
 // One block.
-KERNEL summarise(Figures of, Bounds by, Control* control) {
+KERNEL_BOUNDED(1024, 1) summarise(Figures of, Bounds by, Control* control) {
     __shared__ double scratch[32];
     __shared__ u64 counts[32];
     __shared__ float smallest[32];
@@ -62,7 +63,7 @@ KERNEL summarise(Figures of, Bounds by, Control* control) {
     double squares = block_total(of.squares, of.rows, scratch);
     double aux_error = block_total(of.aux_errors, of.rows, scratch);
     u64 active = 0;
-    for (u32 i = threadIdx.x; i < of.rows; i += blockDim.x) active += of.active[i];
+    for (u32 i = threadIdx.x; i < of.rows && of.active; i += blockDim.x) active += of.active[i];
     active = block_sum(active, counts);
     double column_squares = 0;
     for (u32 c = threadIdx.x; c < of.width; c += blockDim.x) {

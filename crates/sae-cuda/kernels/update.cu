@@ -127,7 +127,7 @@ KERNEL through_center(const float* sums, const float* enc, u32 n_latents, u32 ld
 }
 
 // The gradient of the decoder's bias from both partial sums (`center` may be null), and the sum of its squares for the clipping. One block.
-KERNEL bias_gradient(const float* partial, u32 runs, const float* center, u32 center_runs, u32 width, float* gradient, Control* control) {
+KERNEL_BOUNDED(1024, 1) bias_gradient(const float* partial, u32 runs, const float* center, u32 center_runs, u32 width, float* gradient, Control* control) {
     __shared__ double scratch[32];
     double squares = 0;
     for (u32 c = threadIdx.x; c < width; c += blockDim.x) {
@@ -246,7 +246,7 @@ KERNEL update(Parameters of, Family family, const float* derived, const float* s
 }
 
 // What gradients are multiplied by so that their norm is at most `most`. One block.
-KERNEL clip_factor(const float* squares, u32 n, float most, Control* control) {
+KERNEL_BOUNDED(1024, 1) clip_factor(const float* squares, u32 n, float most, Control* control) {
     __shared__ double scratch[32];
     double total = 0;
     for (u32 j = threadIdx.x; j < n; j += blockDim.x) total += squares[j];

@@ -60,7 +60,7 @@ impl<T: DeviceCopy> Buffer<T> {
         self.values.as_ref().map_or(0, |values| values.as_device_ptr().as_raw())
     }
 
-    /// Copies from the host; waits.
+    /// Copies from the host. What is put into a stream after this sees the values: `cust`'s streams wait for the default one, in which the copy is.
     pub(crate) fn write(&mut self, values: &[T]) -> Result<(), CudaError> {
         self.reserve(values.len())?;
         match &mut self.values {
@@ -83,8 +83,8 @@ impl<T: DeviceCopy> Buffer<T> {
         Ok(values)
     }
 
-    pub(crate) fn slice(&mut self, n: usize) -> Option<cust::memory::DeviceSlice<T>> {
-        self.values.as_mut().map(|values| values.index(..n))
+    pub(crate) fn slice(&self, n: usize) -> Option<cust::memory::DeviceSlice<T>> {
+        self.values.as_ref().map(|values| values.index(..n))
     }
 }
 

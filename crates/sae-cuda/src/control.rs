@@ -59,7 +59,7 @@ macro_rules! structures {
         $(
             $(#[$doc])*
             #[repr(C)]
-            #[derive(Debug, Clone, Copy)]
+            #[derive(Debug, Clone, Copy, Default)]
             pub(crate) struct $name { $(pub(crate) $field: $type),* }
             impl Argument for $name {}
         )*

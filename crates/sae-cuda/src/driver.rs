@@ -4,7 +4,7 @@
 //! call says that there is no device. The table holds all entry points that `cust_raw` declares.
 //!
 //! What they return becomes a Rust `enum` of the codes known to CUDA 11.4, for which another code is undefined behaviour. So what a newer driver returns is looked at on its way
-//! back, and a code that is not of that list becomes `CUDA_ERROR_UNKNOWN`. (Not for the four functions with arguments on the stack, which only the caller can pass on.)
+//! back, and a code that is not of that list becomes `CUDA_ERROR_UNKNOWN`. (Not for the six functions with arguments on the stack, which only the caller can pass on.)
 
 use std::ffi::c_int;
 use std::sync::OnceLock;
@@ -147,7 +147,7 @@ entry_points! {
     cuGraphicsMapResources cuGraphicsResourceGetMappedMipmappedArray cuGraphicsResourceGetMappedPointer_v2
     cuGraphicsResourceSetMapFlags_v2 cuGraphicsSubResourceGetMappedArray cuGraphicsUnmapResources
     cuGraphicsUnregisterResource cuImportExternalMemory cuImportExternalSemaphore cuInit cuIpcCloseMemHandle
-    cuIpcGetEventHandle cuIpcGetMemHandle cuIpcOpenEventHandle cuIpcOpenMemHandle_v2 cuLaunch
+    cuIpcGetEventHandle cuIpcGetMemHandle cuLaunch
     cuLaunchCooperativeKernelMultiDevice cuLaunchGrid cuLaunchGridAsync cuLaunchHostFunc cuLinkAddFile_v2
     cuLinkComplete cuLinkCreate_v2 cuLinkDestroy cuMemAddressFree cuMemAddressReserve cuMemAdvise cuMemAllocAsync
     cuMemAllocFromPoolAsync cuMemAllocHost_v2 cuMemAllocManaged cuMemAllocPitch_v2 cuMemAlloc_v2 cuMemCreate
@@ -186,5 +186,6 @@ entry_points! {
     cuThreadExchangeStreamCaptureMode cuUserObjectCreate cuUserObjectRelease cuUserObjectRetain
     cuWaitExternalSemaphoresAsync ;
     many:
-    cuLinkAddData_v2 cuLaunchKernel cuLaunchCooperativeKernel cuOccupancyMaxPotentialBlockSizeWithFlags ;
+    cuLinkAddData_v2 cuLaunchKernel cuLaunchCooperativeKernel cuOccupancyMaxPotentialBlockSizeWithFlags
+    cuIpcOpenEventHandle cuIpcOpenMemHandle_v2 ;
 }

@@ -3,7 +3,7 @@
 use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
 
-use cust::context::Context;
+use cust::context::{Context, CurrentContext};
 use cust::device::{Device as CudaDevice, DeviceAttribute};
 use cust::event::{Event, EventFlags};
 use cust::memory::{AsyncCopyDestination as _, LockedBuffer};
@@ -13,7 +13,7 @@ use monosem_sae::{Device, Sae, StepError, Trainer};
 use ndarray::ArrayView2;
 
 use crate::buffer::{Buffer, failed};
-use crate::control::Argument;
+use crate::control::{Argument, Control};
 use crate::cublas::Cublas;
 use crate::step::Workspace;
 use crate::trainer::CudaSae;
@@ -25,6 +25,9 @@ const OLDEST_CAPABILITY: i32 = 8;
 
 /// The shared memory that a block may have without asking.
 const SHARED_UNASKED: u32 = 48 << 10;
+
+/// What kernels with dynamic shared memory have besides, at most.
+const SHARED_STATIC: u32 = 1 << 10;
 
 macro_rules! modules {
     ($($name:literal),*) => {
@@ -41,6 +44,7 @@ struct Slot {
     device: Buffer<f32>,
     target_pinned: Option<LockedBuffer<f32>>,
     target: Buffer<f32>,
+    has_target: bool,
     rows: usize,
 }
 
@@ -57,8 +61,10 @@ pub(crate) struct Shared {
     copies: Stream,
     name: String,
     shared_most: u32,
+    /// Takes what steps find out.
+    noted: RefCell<LockedBuffer<Control>>,
     // Last, for everything above lives in it.
-    _context: Context,
+    context: Context,
 }
 
 /// An NVIDIA GPU that trains autoencoders, all in one set of buffers.
@@ -106,7 +112,8 @@ impl Gpu {
                 copies: stream()?,
                 name,
                 shared_most,
-                _context: context,
+                noted: RefCell::new(LockedBuffer::new(&Control::default(), 1).map_err(failed("make pinned memory"))?),
+                context,
             }),
         })
     }
@@ -122,6 +129,7 @@ impl Gpu {
     /// # Errors
     /// If it is not there or does not start; then everything stays as it was.
     pub fn use_cublas(&self) -> Result<(), CudaError> {
+        self.shared.enter()?;
         if self.shared.cublas.get().is_none() {
             let cublas = Cublas::open(&self.shared.stream)?;
             self.shared.cublas.get_or_init(|| cublas);
@@ -153,7 +161,10 @@ impl Device for Gpu {
     }
 
     fn feed(&mut self, input: ArrayView2<'_, f32>, target: Option<ArrayView2<'_, f32>>) -> Result<(), StepError> {
-        self.shared.feed(input, target).map_err(|error| self.shared.step_error(&error))
+        self.shared
+            .enter()
+            .and_then(|()| self.shared.feed(input, target))
+            .map_err(|error| self.shared.step_error(&error))
     }
 
     fn works_alone(&self) -> bool {
@@ -161,7 +172,32 @@ impl Device for Gpu {
     }
 }
 
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // What is given back has to be so on its own device.
+        let _ = self.enter();
+    }
+}
+
 impl Shared {
+    /// Makes this the device of what this thread does next: a program may have opened several.
+    pub(crate) fn enter(&self) -> Result<(), CudaError> {
+        CurrentContext::set_current(&self.context).map_err(failed("turn to the device"))
+    }
+
+    /// Waits for the stream of the steps, and reads what they have noted.
+    pub(crate) fn wait_for(&self, control: &Buffer<Control>) -> Result<Control, CudaError> {
+        let mut noted = self.noted.borrow_mut();
+        if let Some(control) = control.slice(1) {
+            // In the stream of the steps, so that it waits for nothing else.
+            // SAFETY: both live until the stream has been waited for, two lines below.
+            unsafe { control.async_copy_to(noted.as_mut_slice(), &self.stream) }
+                .map_err(failed("copy from the device"))?;
+        }
+        self.stream.synchronize().map_err(failed("run a step"))?;
+        Ok(noted[0])
+    }
+
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
@@ -180,7 +216,7 @@ impl Shared {
         // What was copied from this pinned memory has long arrived; waiting says so.
         self.copies.synchronize().map_err(failed("wait for a copy"))?;
         let slot = &mut self.slots.borrow_mut()[number];
-        slot.rows = input.nrows();
+        (slot.rows, slot.has_target) = (input.nrows(), target.is_some());
         self.send(&mut slot.pinned, &mut slot.device, input)?;
         if let Some(target) = target {
             self.send(&mut slot.target_pinned, &mut slot.target, target)?;
@@ -218,7 +254,7 @@ impl Shared {
         self.stream.wait_event(event, StreamWaitEventFlags::DEFAULT).map_err(failed("wait for an event"))?;
         let slots = self.slots.borrow();
         let slot = &slots[self.fed.get().unwrap_or(0)];
-        Ok(([slot.device.at(), if slot.target_pinned.is_some() { slot.target.at() } else { 0 }], slot.rows))
+        Ok(([slot.device.at(), if slot.has_target { slot.target.at() } else { 0 }], slot.rows))
     }
 
     /// Puts a kernel into the stream.
@@ -235,12 +271,12 @@ impl Shared {
         let function = self.modules.iter().find_map(|module| module.get_function(kernel).ok());
         let function = function
             .ok_or_else(|| CudaError::Failed { action: "find a kernel", problem: format!("there is no {kernel}") })?;
-        if shared > self.shared_most {
-            let problem =
-                format!("{kernel} needs {shared} bytes of shared memory, the device has {}", self.shared_most);
+        let whole = shared + if shared > 0 { SHARED_STATIC } else { 0 };
+        if whole > self.shared_most {
+            let problem = format!("{kernel} needs {whole} bytes of shared memory, the device has {}", self.shared_most);
             return Err(CudaError::Failed { action: "launch a kernel", problem });
         }
-        if shared > SHARED_UNASKED {
+        if whole > SHARED_UNASKED {
             use cust::sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES as ATTRIBUTE;
             // SAFETY: the function is of a module that is loaded. What goes wrong shows in the launch.
             let _ = unsafe { cust::sys::cuFuncSetAttribute(function.to_raw(), ATTRIBUTE, shared as i32) };

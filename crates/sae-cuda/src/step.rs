@@ -157,9 +157,10 @@ impl Workspace {
 
     /// Puts the choice of entries into the stream, and no more: it shows where the search may begin.
     pub(crate) fn probe(&mut self, gpu: &Shared, step: Step<'_>) -> Result<(), CudaError> {
+        // Dead latents have their turn in the step itself.
+        let step = Step { dead: (0, 0, 0), ..step };
         let chosen = self.choose(gpu, step)?;
-        self.reserve_sums(step.rows)?;
-        self.summarise(gpu, step, chosen)
+        self.summarise(gpu, step, chosen, RowSums::default())
     }
 
     /// Puts a whole step into the stream.
@@ -167,7 +168,8 @@ impl Workspace {
         let chosen = self.choose(gpu, step)?;
         self.reconstruct(gpu, step, chosen)?;
         self.auxiliary(gpu, step)?;
-        self.summarise(gpu, step, chosen)?;
+        let sums = self.reserve_sums(step.rows)?;
+        self.summarise(gpu, step, chosen, sums)?;
         let of = (step.formula(), step.parameters.latents(), step.parameters.layout.extras.len());
         self.lists.transpose(gpu, chosen, step.rows, step.parameters.n, Some(of))?;
         self.update(gpu, step)
@@ -343,9 +345,8 @@ impl Workspace {
         dead.length.reserve(n)?;
         if dead.scale.len() < n {
             // Of the largest number of them, once: the streams are idle then.
-            dead.scale.reserve(n)?;
-            dead.scale.write(&vec![1.0; n])?;
             dead.floor.write(&vec![0.0; n])?;
+            dead.scale.write(&vec![1.0; n])?;
         }
         dead.relative.reserve(rows)?;
         dead.errors.reserve(rows)?;
@@ -393,9 +394,10 @@ impl Workspace {
         self.dead_lists.transpose(gpu, chosen, rows, n, None)
     }
 
-    fn summarise(&mut self, gpu: &Shared, step: Step<'_>, chosen: Chosen) -> Result<(), CudaError> {
+    /// Sums what came of the rows; nothing did of those of a probe.
+    fn summarise(&self, gpu: &Shared, step: Step<'_>, chosen: Chosen, sums: RowSums) -> Result<(), CudaError> {
         let d_out = step.parameters.d_out;
-        let RowSums { squared_error, objective, penalty, codes, active } = self.reserve_sums(step.rows)?;
+        let RowSums { squared_error, objective, penalty, codes, active } = sums;
         let selection = step.config.family.selection();
         let figures = Figures {
             squared_error,

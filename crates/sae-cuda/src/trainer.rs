@@ -28,7 +28,6 @@ const PROBE_ROWS: usize = 256;
 
 /// An autoencoder or transcoder in training on a GPU.
 pub struct CudaSae {
-    gpu: Rc<Shared>,
     config: TrainConfig,
     spaces: Spaces,
     progress: Progress,
@@ -43,6 +42,15 @@ pub struct CudaSae {
     control: Buffer<Control>,
     /// What came of a step that was waited for at once, and its batch: one after which latents begin anew.
     waited: Option<(Control, [Vec<f32>; 3])>,
+    // Last, for everything above lives on it.
+    gpu: Rc<Shared>,
+}
+
+impl Drop for CudaSae {
+    fn drop(&mut self) {
+        // What is given back has to be so on its own device.
+        let _ = self.gpu.enter();
+    }
 }
 
 /// A step that is under way.
@@ -59,6 +67,7 @@ impl CudaSae {
     pub(crate) fn new(gpu: Rc<Shared>, sae: Sae) -> Result<Self, StepError> {
         let state = sae.state()?;
         let on = |error: CudaError| gpu.step_error(&error);
+        gpu.enter().map_err(on)?;
         let config = state.config.clone();
         let prefixes: Vec<u32> = config.family.prefixes().iter().map(|end| *end as u32).collect();
         let ends = if prefixes.is_empty() { vec![config.n_latents as u32] } else { prefixes };
@@ -77,7 +86,6 @@ impl CudaSae {
             launched: None,
             control: Buffer::new(1).map_err(on)?,
             waited: None,
-
             gpu: Rc::clone(&gpu),
         };
         trainer.measure().map_err(on)?;
@@ -132,7 +140,8 @@ impl CudaSae {
 
     /// Where the search for the largest codes begins.
     fn search(&self, mut launched: Launched) -> Result<Search, CudaError> {
-        let last = self.progress.last_choice;
+        // Of a batch of zeros there is none.
+        let last = Some(self.progress.last_choice).filter(|last| last.is_finite()).unwrap_or(0.0);
         let from = |choice: f32| match self.config.family.selection() {
             Selection::Threshold => Search::default(),
             Selection::TopK(_) => Search { floor: 0.0, hint: choice * ROW_HINT },
@@ -148,8 +157,7 @@ impl CudaSae {
         loop {
             let mut workspace = self.gpu.workspace.borrow_mut();
             workspace.probe(&self.gpu, self.step_of(launched))?;
-            self.synchronize()?;
-            let outcome = self.control.read(1)?.remove(0);
+            let outcome = self.gpu.wait_for(&self.control)?;
             if outcome.halted & Control::NO_ROOM == 0 {
                 return Ok(from(if outcome.chosen.is_finite() { outcome.chosen } else { 0.0 }));
             }
@@ -163,6 +171,7 @@ impl CudaSae {
         target: Option<ArrayView2<'_, f32>>,
         schedule: StepParams,
     ) -> Result<(), CudaError> {
+        self.gpu.enter()?;
         if self.progress.steps_done == 0
             && self.parameters.layout.decoder_bias
             && let Some(bias) = first_decoder_bias(self.spaces, target.unwrap_or(input))
@@ -171,6 +180,11 @@ impl CudaSae {
         }
         self.list_dead()?;
         let (batch, rows) = self.gpu.fed()?;
+        if rows as u64 * self.parameters.n as u64 > u64::from(u32::MAX) {
+            let problem =
+                format!("{rows} rows x {} latents are more than 2^32; use a smaller batch", self.parameters.n);
+            return Err(CudaError::Failed { action: "encode a batch", problem });
+        }
         let mut launched = Launched { batch, rows, schedule, search: Search::default(), attempts: 0 };
         launched.search = self.search(launched)?;
         self.gpu.workspace.borrow_mut().enqueue(&self.gpu, self.step_of(launched))?;
@@ -187,9 +201,8 @@ impl CudaSae {
     /// Waits for the step, and puts it into the stream again where it found that more room or a wider search is needed: nothing has moved then.
     fn outcome(&self, launched: &mut Launched) -> Result<Control, CudaError> {
         loop {
-            self.synchronize()?;
+            let outcome = self.gpu.wait_for(&self.control)?;
             let mut workspace = self.gpu.workspace.borrow_mut();
-            let outcome = self.control.read(1)?.remove(0);
             if outcome.bad_row != Control::NONE || outcome.halted & (Control::NO_ROOM | Control::SHORT) == 0 {
                 return Ok(outcome);
             }
@@ -198,8 +211,11 @@ impl CudaSae {
             } else {
                 launched.attempts += 1;
                 let Search { floor, hint } = launched.search;
-                let less = if launched.attempts < HINT_TIMES { HINT_AGAIN } else { 0.0 };
-                launched.search = Search { floor: floor * less, hint: hint * less };
+                launched.search = if launched.attempts < HINT_TIMES {
+                    Search { floor: floor * HINT_AGAIN, hint: hint * HINT_AGAIN }
+                } else {
+                    Search::default()
+                };
             }
             workspace.enqueue(&self.gpu, self.step_of(*launched))?;
         }
@@ -230,12 +246,13 @@ impl TrainStep for CudaSae {
         target: Option<ArrayView2<'_, f32>>,
         schedule: StepParams,
     ) -> Result<StepStats, StepError> {
-        self.gpu.feed(input, target).map_err(|error| self.gpu.step_error(&error))?;
+        self.gpu.enter().and_then(|()| self.gpu.feed(input, target)).map_err(|error| self.gpu.step_error(&error))?;
         self.launch(input, target, schedule)?;
         self.finish()
     }
 
     fn state(&self) -> Result<TrainState, StepError> {
+        self.gpu.enter().map_err(|error| self.gpu.step_error(&error))?;
         Ok(TrainState {
             config: self.config.clone(),
             spaces: self.spaces,
@@ -278,11 +295,11 @@ impl Trainer for CudaSae {
 
     fn finish(&mut self) -> Result<StepStats, StepError> {
         let mut launched = self.launched.take().expect("a step was launched");
+        self.gpu.enter().map_err(|error| self.gpu.step_error(&error))?;
         let (of, batch) = match self.waited.take() {
             Some((outcome, batch)) => (outcome, Some(batch)),
             None => (self.outcome(&mut launched).map_err(|error| self.gpu.step_error(&error))?, None),
         };
-
         let (step, lr) = (self.progress.steps_done, launched.schedule.lr);
         if of.bad_row != Control::NONE {
             if step == 0 && self.parameters.layout.decoder_bias {
@@ -315,7 +332,6 @@ impl Trainer for CudaSae {
         {
             self.resample(&batch)?;
         }
-
         Ok(stats)
     }
 

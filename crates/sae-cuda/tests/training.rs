@@ -9,8 +9,8 @@ use std::ops::ControlFlow;
 use common::{gpu, is_real};
 use monosem_sae::{
     AuxK, BatchTopK, Family, Gated, JumpRelu, Matryoshka, Planted, PlantedConfig, Precision, Relu, RunOptions, Sae,
-    Space, Spaces, StepError, StepStats, Tied, TopK, TrainConfig, TrainOutcome, TrainState, TrainStep, Trainer,
-    train_ensemble, train_on,
+    SaeError, Space, Spaces, StepError, StepStats, Tied, TopK, TrainConfig, TrainOutcome, TrainState, TrainStep,
+    Trainer, train_ensemble, train_on,
 };
 use ndarray::{Array2, ArrayD, ArrayViewMut2, s};
 
@@ -105,7 +105,11 @@ fn cases() -> Vec<Case> {
             65,
         ),
         case("gated", config(Family::Gated(Gated {}), 129, 1e-2), 64),
-        case("matryoshka", config(Family::Matryoshka(Matryoshka { k: 4, prefixes: vec![10, 40, 128] }), 128, 0.0), ROWS),
+        case(
+            "matryoshka",
+            config(Family::Matryoshka(Matryoshka { k: 4, prefixes: vec![10, 40, 128] }), 128, 0.0),
+            ROWS,
+        ),
         Case { name: "transcoder", config: relu(true, ROWS), spaces: transcoder, rows: ROWS, steps: STEPS },
         Case { name: "top-k transcoder", config: top_k(70), spaces: transcoder, rows: ROWS, steps: STEPS },
     ]
@@ -162,6 +166,9 @@ fn full_and_empty_rows_train_as_on_the_cpu() {
         for step in 0..4 {
             let mut batch = planted(20).sample(step, case.rows);
             batch.slice_mut(s![..;3, ..]).fill(0.0);
+            if step == 1 {
+                batch.fill(0.0);
+            }
             let schedule = case.config.schedule(step);
             let a = here.step(batch.view(), None, schedule).unwrap();
             let b = there.step(batch.view(), None, schedule).unwrap();
@@ -300,6 +307,85 @@ fn an_ensemble_trains_as_its_members_alone() {
         let (far, tensor) = apart(&together.state().unwrap(), &here[0].state().unwrap());
         assert!(far < 1e-4, "{:?}: {tensor} is off by {far}", config.family);
     }
+}
+
+#[test]
+fn what_other_members_did_is_kept_when_one_diverges() {
+    let mut lent = gpu(&[]);
+    let case = cases().remove(3);
+    let member = |lr: f32, seed: u64| TrainConfig { lr, seed, batch: ROWS, ..case.config.clone() };
+    let configs = [member(1e-3, 1), member(1e19, 2), member(1e-3, 3)];
+    let data = planted(20);
+    let mut batches = |step: u64, mut input: ArrayViewMut2<'_, f32>, _: Option<ArrayViewMut2<'_, f32>>| {
+        input.assign(&data.sample(step, ROWS));
+        Ok::<(), Infallible>(())
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let options = RunOptions { checkpoint_folder: Some(folder.path()), ..RunOptions::default() };
+    let mut on_step = |_: usize, _: u64, _: &StepStats, _: &dyn Trainer| ControlFlow::Continue(());
+    let error = train_on(&mut lent.gpu, &configs, case.spaces, &mut batches, options, &mut on_step).err().unwrap();
+    let SaeError::Member { member: 1, source: StepError::Diverged { step, .. } } = error else { panic!("{error}") };
+    for i in [0, 2] {
+        let kept = TrainState::load(&folder.path().join(format!("member-{i}"))).unwrap();
+        assert_eq!(kept.step, step + 1, "the step that the other one could not take");
+        let mut alone = lent.gpu.train(Sae::new(configs[i].clone(), case.spaces).unwrap()).unwrap();
+        for step in 0..=step {
+            alone.step(data.sample(step, ROWS).view(), None, configs[i].schedule(step)).unwrap();
+        }
+        assert!(alone.state().unwrap() == kept, "member {i}");
+    }
+}
+
+#[test]
+fn an_autoencoder_after_a_transcoder_reconstructs_its_own_rows() {
+    let lent = gpu(&[]);
+    let all = cases();
+    for case in [&all[17], &all[0]] {
+        let mut there = lent.gpu.train(Sae::new(case.config.clone(), case.spaces).unwrap()).unwrap();
+        let mut here = Sae::new(case.config.clone(), case.spaces).unwrap();
+        step_on(&mut there, case, 0).unwrap();
+        step_on(&mut here, case, 0).unwrap();
+        let (far, tensor) = apart(&there.state().unwrap(), &here.state().unwrap());
+        assert!(far < 1e-4, "{}: {tensor} is off by {far}", case.name);
+    }
+}
+
+/// A block of 48 KiB of shared memory besides what the kernel has itself.
+#[test]
+fn rows_as_wide_as_shared_memory_train() {
+    let lent = gpu(&[]);
+    let relu = Family::Relu(Relu { subtract_decoder_bias: true });
+    for d in [6144, 8192] {
+        let (config, spaces) = (config(relu.clone(), 3, 1e-3), Spaces::autoencoder(d, 1.0));
+        let rows = Array2::from_shape_fn((2, d), |(row, column)| ((row * 31 + column * 7) % 13) as f32 - 6.0);
+        let mut there = lent.gpu.train(Sae::new(config.clone(), spaces).unwrap()).unwrap();
+        let mut here = Sae::new(config.clone(), spaces).unwrap();
+        there.step(rows.view(), None, config.schedule(0)).unwrap();
+        here.step(rows.view(), None, config.schedule(0)).unwrap();
+        let (far, tensor) = apart(&there.state().unwrap(), &here.state().unwrap());
+        assert!(far < 1e-4, "{d}: {tensor} is off by {far}");
+    }
+}
+
+#[test]
+fn two_devices_train_by_turns() {
+    if is_real() {
+        return;
+    }
+    let lent = gpu(&[("DEVICES", "2")]);
+    let other = monosem_sae_cuda::Gpu::open(1).unwrap();
+    let case = cases().remove(3);
+    let new = |gpu: &monosem_sae_cuda::Gpu| gpu.train(Sae::new(case.config.clone(), case.spaces).unwrap()).unwrap();
+    let (mut a, mut b) = (new(&lent.gpu), new(&other));
+    for step in 0..3 {
+        step_on(&mut a, &case, step).unwrap();
+        step_on(&mut b, &case, step).unwrap();
+    }
+    let of_b = b.state().unwrap();
+    drop(b);
+    drop(other);
+    assert!(a.state().unwrap() == of_b);
+    step_on(&mut a, &case, 3).unwrap();
 }
 
 #[test]

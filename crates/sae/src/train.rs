@@ -268,14 +268,23 @@ fn run<E>(
                 let (input, target) = rows.views();
                 let trainer = &mut members[i].trainer;
                 let schedule = trainer.config().schedule(step);
-                trainer.launch(input, target, schedule).or_else(|source| failed(&members, i, source))?;
+                if let Err(source) = trainer.launch(input, target, schedule) {
+                    let before = group.iter().take_while(|other| **other != i);
+                    return failed(&mut members, before, i, source);
+                }
             }
             if let Some(next) = next.as_mut().filter(|_| goes_on) {
                 // What goes wrong with the next batch is told when its turn has come.
                 let _ = next.prepare(step + 1, batches, device);
             }
             for &i in group {
-                let stats = members[i].trainer.finish().or_else(|source| failed(&members, i, source))?;
+                let stats = match members[i].trainer.finish() {
+                    Ok(stats) => stats,
+                    Err(source) => {
+                        let after = group.iter().skip_while(|other| **other != i).skip(1);
+                        return failed(&mut members, after, i, source);
+                    }
+                };
                 let member = &mut members[i];
                 let done = member.trainer.steps_done();
                 if let (Some(early), Some(held_out)) = (member.trainer.config().early_stopping, options.held_out)
@@ -303,10 +312,19 @@ fn run<E>(
     Ok(TrainOutcome::Finished(back.collect::<Result<_, _>>()?))
 }
 
-/// The step of member `i` could not be taken: the others are saved.
-fn failed<T, E>(members: &[Member], i: usize, source: StepError) -> Result<T, SaeError<E>> {
+/// The step of member `i` could not be taken: the others are saved, with the step that some of them have launched.
+fn failed<'a, T, E>(
+    members: &mut [Member],
+    launched: impl Iterator<Item = &'a usize>,
+    i: usize,
+    source: StepError,
+) -> Result<T, SaeError<E>> {
     if members.len() == 1 {
         return Err(source.into());
+    }
+    for &other in launched {
+        // One error is told; a member that fails as well keeps the weights it had.
+        let _ = members[other].trainer.finish();
     }
     let mut others = members.iter().enumerate().filter(|(other, _)| *other != i);
     others.try_for_each(|(_, member)| member.save())?;
