@@ -166,10 +166,6 @@ fn full_and_empty_rows_train_as_on_the_cpu() {
         for step in 0..4 {
             let mut batch = planted(20).sample(step, case.rows);
             batch.slice_mut(s![..;3, ..]).fill(0.0);
-            // Before there is a bias, so that the row's size is 0 too.
-            if step == 0 {
-                batch.fill(0.0);
-            }
             let schedule = case.config.schedule(step);
             let a = here.step(batch.view(), None, schedule).unwrap();
             let b = there.step(batch.view(), None, schedule).unwrap();
@@ -177,6 +173,27 @@ fn full_and_empty_rows_train_as_on_the_cpu() {
         }
         let (far, tensor) = apart(&there.state().unwrap(), &here.state().unwrap());
         assert!(far < 1e-4, "{} with a bias of {bias}: {tensor} is off by {far}", case.name);
+    }
+}
+
+/// The search for the largest codes of the next batch begins with those of this one relative to its size, which is 0.
+#[test]
+fn after_a_batch_of_zeros_training_goes_on() {
+    let lent = gpu(&[]);
+    for case in cases().into_iter().filter(|case| case.name == "top-k" || case.name == "batch-top-k") {
+        let mut state = Sae::new(case.config.clone(), case.spaces).unwrap().state().unwrap();
+        state.tensors.get_mut("b_enc").unwrap().fill(0.01);
+        let new = || Sae::from_state(state.clone()).unwrap();
+        let (mut here, mut there) = (new(), lent.gpu.train(new()).unwrap());
+        let zeros = Array2::zeros((case.rows, case.spaces.input.d));
+        here.step(zeros.view(), None, case.config.schedule(0)).unwrap();
+        there.step(zeros.view(), None, case.config.schedule(0)).unwrap();
+        for step in 1..4 {
+            step_on(&mut here, &case, step).unwrap();
+            step_on(&mut there, &case, step).unwrap();
+        }
+        let (far, tensor) = apart(&there.state().unwrap(), &here.state().unwrap());
+        assert!(far < 1e-3, "{}: {tensor} is off by {far}", case.name);
     }
 }
 
