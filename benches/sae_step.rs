@@ -55,7 +55,7 @@ fn families(n_latents: usize, l0: f64) -> Vec<Family> {
     let (k, prefixes) = (l0 as usize, [8, 4, 2, 1].map(|part| n_latents / part).to_vec());
     vec![
         Family::Tied(Tied {}),
-        Family::Relu(Relu { subtract_decoder_bias: true }),
+        Family::Relu(Relu::default()),
         Family::TopK(TopK { k }),
         Family::BatchTopK(BatchTopK { k }),
         Family::JumpRelu(JumpRelu { bandwidth: 0.1, initial_threshold: 1.5 }),

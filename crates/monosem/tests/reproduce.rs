@@ -27,6 +27,32 @@ alphas = [1e-3, 1e-2]
 batch = 128
 steps = 1200
 evaluate_rows = 1024
+[planted.grid]
+ratios = [0.5, 1.0]
+alphas = [0.1, 0.3]
+lr = 1e-3
+batch = 64
+steps = 100
+[[planted.anchors]]
+name = "small"
+d_in = 24
+n_features = 32
+mean_active = 3.0
+decay = 0.99
+generator = "independent"
+second_strength = true
+family = { kind = "tied" }
+init = "aligned"
+n_latents = 32
+alpha = 1e-3
+alpha_over_latents = false
+lr = 1e-3
+batch = 64
+steps = 50
+adam = "paper"
+seeds = [0, 1]
+evaluate_batches = 3
+theirs = { mmcs = 0.5, fvu = 0.5 }
 "#;
 
 /// The paper's profile for Pythia, cut down to a model of two layers.
@@ -71,11 +97,14 @@ fn a_second_run_finds_all_done_and_threads_change_nothing() {
         let args = ["reproduce", "--profile", "quick.toml", "--out", out];
         let output = place.command(&args).env("RAYON_NUM_THREADS", threads).output().unwrap();
         let page = succeeded(&output);
-        assert!(fs::read_to_string(place.folder.path().join(page.trim())).unwrap().contains("</html>"));
+        let html = fs::read_to_string(place.folder.path().join(page.trim())).unwrap();
+        for text in ["MMCS to the next larger dictionary", "Figures known of the code behind the paper", "</html>"] {
+            assert!(html.contains(text), "the report has no {text:?}");
+        }
         String::from_utf8_lossy(&output.stderr).into_owned()
     };
-    assert!(run("a", "2").contains("4 nodes ran, 0 were done before"));
-    assert!(run("a", "2").contains("0 nodes ran, 4 were done before"));
+    assert!(run("a", "2").contains("8 nodes ran, 0 were done before"));
+    assert!(run("a", "2").contains("0 nodes ran, 8 were done before"));
     run("b", "1");
     let read = |out: &str| fs::read(place.path(out).join("quick/results.json")).unwrap();
     assert_eq!(read("a"), read("b"));
@@ -92,7 +121,7 @@ fn a_second_run_finds_all_done_and_threads_change_nothing() {
     let args = ["reproduce", "--profile", "quick.toml", "--out", "a", "--verify"];
     let output = place.run(&args);
     succeeded(&output);
-    assert!(String::from_utf8_lossy(&output.stderr).contains("1 nodes ran, 3 were done before"));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("1 nodes ran, 7 were done before"));
     assert_eq!(fs::read(&rows).unwrap(), whole);
 }
 

@@ -59,6 +59,13 @@ fn the_toy_profile_bears_out_both_claims() {
     let planted = results.row("planted", "sae-tied", "generator=uncorrelated,ratio=2,alpha=0.004", "mmcs").0;
     assert!(planted > 0.9, "MMCS {planted}");
 
+    // By the paper's own toy autoencoder too, and a larger dictionary finds the same directions again.
+    let grid = |ratio: &str, metric: &str| {
+        results.row("planted-grid", "sae-relu", &format!("generator=correlated,ratio={ratio},alpha=1"), metric).0
+    };
+    assert!(grid("2", "mmcs") > 0.9, "MMCS {}", grid("2", "mmcs"));
+    assert!(grid("1", "mmcs_next_larger") > 0.8, "{}", grid("1", "mmcs_next_larger"));
+
     let page = std::fs::read_to_string(place.path("out/toy/report.html")).unwrap();
     for text in ["Did the claims of the paper hold here?", "Interpretability scores", "Indirect objects", "fires on"] {
         assert!(page.contains(text), "the report has no {text:?}");

@@ -218,7 +218,7 @@ fn missing_experiments_are_named_and_nothing_is_fine() {
     assert!(rendered.figures.is_empty());
     assert!(rendered.html.contains(
         "Left out, because this run has no such results: <code>claims</code>, <code>dictionary</code>, <code>training</code>, <code>splice</code>, \
-         <code>interp</code>, <code>autointerp</code>, <code>ioi</code>, <code>properties</code>, <code>planted</code>."
+         <code>interp</code>, <code>autointerp</code>, <code>ioi</code>, <code>properties</code>, <code>planted</code>, <code>planted-grid</code>, <code>anchor</code>."
     ));
 }
 

@@ -80,7 +80,8 @@ fn cases() -> Vec<Case> {
     // Only their first step differs from those of fewer rows.
     let probed = |name, config, rows| Case { name, config, spaces, rows, steps: 20 };
     let top_k = |n| config(Family::TopK(TopK { k: 5 }), n, 0.0);
-    let relu = |subtract_decoder_bias, n| config(Family::Relu(Relu { subtract_decoder_bias }), n, 1e-2);
+    let relu =
+        |subtract_decoder_bias, n| config(Family::Relu(Relu { subtract_decoder_bias, ..Relu::default() }), n, 1e-2);
     let batch_top_k = || config(Family::BatchTopK(BatchTopK { k: 4 }), 130, 0.0);
     let aux_k = Some(AuxK { k: 3, coefficient: 0.1 });
     let transcoder = Spaces::transcoder(Space { d: 20, scale: 1.3 }, Space { d: 7, scale: 0.9 });
@@ -91,6 +92,11 @@ fn cases() -> Vec<Case> {
         case("relu", relu(true, 150), 70),
         case("relu, clipped", TrainConfig { clip_norm: Some(0.05), ..relu(false, 60) }, ROWS),
         case("relu, resampled", TrainConfig { resample_every: 25, alpha: 0.2, ..relu(true, 60) }, ROWS),
+        case(
+            "relu, no decoder bias",
+            config(Family::Relu(Relu { subtract_decoder_bias: false, decoder_bias: false }), 60, 1e-2),
+            ROWS,
+        ),
         case("relu, not projected", TrainConfig { project_decoder_gradient: false, ..relu(true, 60) }, ROWS),
         case("top-k", top_k(150), 131),
         probed("top-k with a probe", top_k(90), 300),
@@ -358,7 +364,7 @@ fn what_other_members_did_is_kept_when_one_diverges() {
 fn an_autoencoder_after_a_transcoder_reconstructs_its_own_rows() {
     let lent = gpu(&[]);
     let all = cases();
-    for case in [&all[17], &all[0]] {
+    for case in [&all[18], &all[0]] {
         let mut there = lent.gpu.train(Sae::new(case.config.clone(), case.spaces).unwrap()).unwrap();
         let mut here = Sae::new(case.config.clone(), case.spaces).unwrap();
         // As many as there are places for batches.
@@ -375,7 +381,7 @@ fn an_autoencoder_after_a_transcoder_reconstructs_its_own_rows() {
 #[test]
 fn rows_as_wide_as_shared_memory_train() {
     let lent = gpu(&[]);
-    let relu = Family::Relu(Relu { subtract_decoder_bias: true });
+    let relu = Family::Relu(Relu::default());
     for d in [6144, 8192] {
         let (config, spaces) = (config(relu.clone(), 3, 1e-3), Spaces::autoencoder(d, 1.0));
         let rows = Array2::from_shape_fn((2, d), |(row, column)| ((row * 31 + column * 7) % 13) as f32 - 6.0);
@@ -430,7 +436,7 @@ fn bad_rows_and_divergence_are_told_as_on_the_cpu() {
         }
     }
     // At a learning rate of 1e20 weights leave the finite numbers.
-    let config = TrainConfig { lr: 1e20, ..config(Family::Relu(Relu { subtract_decoder_bias: true }), 40, 1e-3) };
+    let config = TrainConfig { lr: 1e20, ..config(Family::Relu(Relu::default()), 40, 1e-3) };
     let case = Case { name: "", config, spaces: Spaces::autoencoder(20, 1.0), rows: 70, steps: STEPS };
     let mut there = lent.gpu.train(Sae::new(case.config.clone(), case.spaces).unwrap()).unwrap();
     let error = (0..9).find_map(|step| step_on(&mut there, &case, step).err());

@@ -27,6 +27,18 @@ pub struct AuxK {
     pub coefficient: f32,
 }
 
+/// How weights begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Init {
+    /// Rows of the encoder in random directions; those of a decoder of its own in the same ones.
+    #[default]
+    Aligned,
+    /// As the planted experiments of the code of arXiv 2309.08600 begin: the decoder's rows are those of a random matrix whose rows or columns, whichever are fewer,
+    /// are orthogonal; encoder and encoder's bias are uniform within `1 / sqrt(d_in)`. For families with a decoder of their own.
+    Orthogonal,
+}
+
 /// When to stop before the last step.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -91,11 +103,14 @@ pub struct TrainConfig {
     /// Stop when the FVU on held-out rows no longer falls; none to take all steps.
     #[serde(default)]
     pub early_stopping: Option<EarlyStopping>,
+    /// How the weights begin.
+    #[serde(default)]
+    pub init: Init,
     /// Draws the initial weights.
     pub seed: u64,
 }
 
-fn yes() -> bool {
+pub(crate) fn yes() -> bool {
     true
 }
 
@@ -124,6 +139,7 @@ impl Default for TrainConfig {
             aux_k: None,
             resample_every: 0,
             early_stopping: None,
+            init: Init::Aligned,
             seed: 0,
         }
     }
@@ -190,6 +206,13 @@ impl TrainConfig {
         if self.dead_after_steps == 0 {
             return fail("dead_after_steps", "is 0, expected at least 1".into());
         }
+        if self.init == Init::Orthogonal && self.family.formula().layout().tied {
+            let problem = format!(
+                "is \"orthogonal\", which is for families with a decoder of their own, not for {}",
+                self.family.name()
+            );
+            return fail("init", problem);
+        }
         if self.resample_every > 0 && !thresholds {
             let problem = format!("is for families with a penalty; {} has aux_k", self.family.name());
             return fail("resample_every", problem);
@@ -222,7 +245,7 @@ impl TrainConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{BatchTopK, JumpRelu, Matryoshka, TopK};
+    use crate::{BatchTopK, JumpRelu, Matryoshka, Relu, TopK};
 
     fn config() -> TrainConfig {
         TrainConfig {
@@ -255,7 +278,7 @@ mod tests {
     fn what_makes_no_sense_is_named() {
         assert_eq!(config().validate(3), Ok(()));
         type Change = fn(&mut TrainConfig);
-        let changes: [(&str, Change); 15] = [
+        let changes: [(&str, Change); 17] = [
             ("alpha", |c| c.alpha = -1e-3),
             ("alpha", |c| c.alpha = f32::NAN),
             ("lr", |c| c.lr = 0.0),
@@ -263,6 +286,10 @@ mod tests {
             ("n_latents", |c| c.n_latents = usize::MAX),
             ("lr_warmup_steps", |c| c.lr_warmup_steps = 81),
             ("clip_norm", |c| c.clip_norm = Some(0.0)),
+            ("init", |c| c.init = Init::Orthogonal),
+            ("subtract_decoder_bias", |c| {
+                c.family = Family::Relu(Relu { subtract_decoder_bias: true, decoder_bias: false });
+            }),
             ("dead_after_steps", |c| c.dead_after_steps = 0),
             ("aux_k", |c| c.aux_k = Some(AuxK { k: 4, coefficient: 0.1 })),
             ("aux_k.k", |c| {

@@ -52,6 +52,7 @@ mod encode;
 mod error;
 mod family;
 mod forward;
+mod init;
 mod kernels;
 mod lists;
 mod parameters;
@@ -65,7 +66,7 @@ mod tile;
 mod train;
 mod update;
 
-pub use config::{AdamMode, AuxK, ConfigError, EarlyStopping, TrainConfig};
+pub use config::{AdamMode, AuxK, ConfigError, EarlyStopping, Init, TrainConfig};
 pub use encode::BF16_MARGIN;
 pub use error::{CheckpointError, SaeError, StepError};
 pub use family::{BatchTopK, Family, Gated, JumpRelu, Layout, Matryoshka, Relu, Selection, Tied, TopK};

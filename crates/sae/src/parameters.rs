@@ -2,12 +2,13 @@
 
 use monosem_dictionary::{Activation, LinearDictionary};
 use ndarray::{Array1, Array2};
-use rand::{Rng, RngExt, SeedableRng};
+use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use crate::family::{Formula, Layout, MAX_EXTRAS, PerLatent};
+use crate::init::{orthogonal, set_lengths, uniform};
 use crate::kernels::norm;
-use crate::{Spaces, TrainConfig};
+use crate::{Init, Spaces, TrainConfig};
 
 /// Lengths below this count as this: the authors' `clamp(min=1e-8)`.
 pub(crate) const SHORTEST: f32 = 1e-8;
@@ -81,27 +82,38 @@ impl<'a> Weights<'a> {
 }
 
 impl Parameters {
-    /// Drawn from the seed: Xavier-uniform rows in a tied layout; else unit decoder rows, and encoder rows in the same directions.
+    /// Drawn from the seed as [`Init`] says; in a tied layout Xavier-uniform rows.
     pub(crate) fn new(config: &TrainConfig, spaces: Spaces) -> Self {
         let (formula, layout) = (config.family.formula(), spaces.layout(&config.family));
         let (n, d_in, d_out) = (config.n_latents, spaces.input.d, spaces.output().d);
         let mut rng = ChaCha8Rng::seed_from_u64(config.seed);
-        let bound = (6.0 / (n + d_in) as f64).sqrt() as f32;
-        let mut w_enc = uniform(&mut rng, n * d_in, bound);
-        let mut w_dec = Vec::new();
-        if !layout.tied {
-            let length = formula.initial_length(n, d_in);
-            set_lengths(&mut w_enc, d_in, length);
-            // A transcoder's decoder has no direction to start from.
-            w_dec = if spaces.target.is_none() { w_enc.clone() } else { uniform(&mut rng, n * d_out, 1.0) };
-            set_lengths(&mut w_dec, d_out, 1.0);
-        }
+        let (w_enc, mut w_dec, b_enc) = match config.init {
+            Init::Aligned => {
+                let bound = (6.0 / (n + d_in) as f64).sqrt() as f32;
+                let mut w_enc = uniform(&mut rng, n * d_in, bound);
+                let mut w_dec = Vec::new();
+                if !layout.tied {
+                    let length = formula.initial_length(n, d_in);
+                    set_lengths(&mut w_enc, d_in, length);
+                    // A transcoder's decoder has no direction to start from.
+                    w_dec = if spaces.target.is_none() { w_enc.clone() } else { uniform(&mut rng, n * d_out, 1.0) };
+                }
+                (w_enc, w_dec, vec![0.0; n])
+            }
+            Init::Orthogonal => {
+                let bound = (d_in as f32).sqrt().recip();
+                let w_enc = uniform(&mut rng, n * d_in, bound);
+                let b_enc = uniform(&mut rng, n, bound);
+                (w_enc, orthogonal(&mut rng, n, d_out), b_enc)
+            }
+        };
+        set_lengths(&mut w_dec, d_out, 1.0);
         let initial = formula.initial_extras();
         let extras = std::array::from_fn(|k| match layout.extras.get(k) {
             Some(_) => Trained::new(vec![initial[k]; n]),
             None => Trained::default(),
         });
-        let biases = [Trained::new(vec![0.0; n]), Trained::new(vec![0.0; d_out])];
+        let biases = [Trained::new(b_enc), Trained::new(vec![0.0; d_out])];
         Self::from_parts(layout, [d_in, d_out], [Trained::new(w_enc), Trained::new(w_dec)], biases, extras)
     }
 
@@ -208,16 +220,5 @@ pub(crate) fn scale_and_length(row: &[f32], tied: bool) -> (f32, f32) {
         true if length < SHORTEST => (1.0 / SHORTEST, length / SHORTEST),
         true => (1.0 / length, 1.0),
         false => (1.0, length),
-    }
-}
-
-fn uniform(rng: &mut impl Rng, n: usize, bound: f32) -> Vec<f32> {
-    (0..n).map(|_| (rng.random::<f32>() * 2.0 - 1.0) * bound).collect()
-}
-
-fn set_lengths(rows: &mut [f32], d: usize, length: f32) {
-    for row in rows.chunks_exact_mut(d) {
-        let factor = length / norm(row).max(SHORTEST);
-        row.iter_mut().for_each(|w| *w *= factor);
     }
 }

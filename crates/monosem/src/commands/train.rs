@@ -181,7 +181,9 @@ fn config(args: &cli::Train, d_in: usize) -> Result<TrainConfig> {
     let k = args.k;
     let family = match args.family {
         FamilyName::Tied => Family::Tied(Tied {}),
-        FamilyName::Relu => Family::Relu(Relu { subtract_decoder_bias: args.subtract_decoder_bias }),
+        FamilyName::Relu => {
+            Family::Relu(Relu { subtract_decoder_bias: args.subtract_decoder_bias, decoder_bias: true })
+        }
         FamilyName::TopK => Family::TopK(TopK { k }),
         FamilyName::BatchTopK => Family::BatchTopK(BatchTopK { k }),
         FamilyName::JumpRelu => {

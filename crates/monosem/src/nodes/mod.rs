@@ -3,11 +3,13 @@
 //! A node is a small function from folders to a folder. What it needs to know comes from its parameters (a piece of the profile), so
 //! that its key changes when and only when something it depends on does.
 
+mod anchors;
 mod autointerp;
 mod baselines;
 mod capture;
 mod corpus;
 mod fetch;
+mod grid;
 mod interp;
 mod ioi;
 mod measure;

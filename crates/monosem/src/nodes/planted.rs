@@ -6,11 +6,13 @@ use anyhow::{Result, anyhow};
 use monosem_dictionary::{LinearDictionary, mmcs};
 use monosem_graph::{Ctx, Node};
 use monosem_report::ResultRow;
-use monosem_sae::{Planted as Data, PlantedConfig, RunOptions, Spaces, StepStats, TrainOutcome, Trainer};
-use ndarray::ArrayViewMut2;
+use monosem_sae::{
+    Planted as Data, PlantedConfig, RunOptions, Sae, Spaces, StepStats, TrainConfig, TrainOutcome, Trainer,
+};
+use ndarray::{Array2, ArrayViewMut2, Axis, concatenate};
 use serde_json::json;
 
-use super::{Label, node, sae_setting, save_rows};
+use super::{Label, anchors, grid, node, sae_setting, save_rows};
 use crate::device;
 use crate::evaluation::evaluate;
 use crate::profile::{Generator, Planted};
@@ -28,7 +30,7 @@ pub(super) fn nodes(planted: &Planted) -> Vec<Node<'_>> {
         for (ratio, alpha) in planted.cases() {
             let name = format!("planted-{}-r{ratio}-a{alpha}", generator.name());
             let params = json!({
-                "data": config(planted, *generator),
+                "data": data_config(planted, *generator),
                 "train": planted.train_config(ratio, alpha),
                 "evaluate_rows": planted.evaluate_rows,
             });
@@ -44,41 +46,96 @@ pub(super) fn nodes(planted: &Planted) -> Vec<Node<'_>> {
             ));
         }
     }
+    nodes.extend(planted.grid.iter().flat_map(|grid| grid::nodes(planted, grid)));
+    nodes.extend(anchors::nodes(planted));
     nodes
 }
 
-fn config(planted: &Planted, generator: Generator) -> PlantedConfig {
+/// The data of a profile.
+pub(super) fn data_config(planted: &Planted, generator: Generator) -> PlantedConfig {
     PlantedConfig {
         d_in: planted.d_in,
         n_features: planted.n_features,
         mean_active: planted.mean_active,
         decay: planted.decay,
-        correlated: generator == Generator::Correlated,
+        correlated: generator != Generator::Uncorrelated,
         second_strength: planted.second_strength,
         noise: planted.noise,
         seed: planted.seed,
     }
 }
 
+/// Data of a generator, which a configuration alone does not tell.
+pub(super) fn data_with(config: PlantedConfig, generator: Generator) -> Data {
+    match generator {
+        Generator::Independent => {
+            let covariance = Array2::eye(config.n_features);
+            Data::with_covariance(config, covariance.view())
+        }
+        Generator::Uncorrelated | Generator::Correlated => Data::new(config),
+    }
+}
+
+/// Rows that no step has seen, of many batches: with correlation each has probabilities of its own.
+pub(super) fn fresh_rows(data: &Data, batches: u64, rows: usize) -> Array2<f32> {
+    let batches: Vec<Array2<f32>> = (0..batches).map(|i| data.sample(FRESH + i, rows)).collect();
+    let views: Vec<_> = batches.iter().map(|batch| batch.view()).collect();
+    concatenate(Axis(0), &views).expect("batches of one width")
+}
+
+/// What a dictionary makes of fresh rows, and of the true features.
+pub(super) fn measured(
+    label: &Label,
+    dictionary: &LinearDictionary,
+    data: &Data,
+    fresh: &Array2<f32>,
+) -> Vec<ResultRow> {
+    let groups: Vec<u32> = (0..fresh.nrows() as u32).collect();
+    let evaluation = evaluate(dictionary, fresh.view(), &groups);
+    let (n, features) = (evaluation.n, data.features.nrows() as u64);
+    vec![
+        label.estimate("fvu", evaluation.fvu, n, "1"),
+        label.estimate("l0", evaluation.l0, n, "latents"),
+        label.row("dead_latents", evaluation.dead_latents() as f64, n, "latents"),
+        label.row("n_latents", dictionary.w_dec.nrows() as f64, n, "latents"),
+        label.row("mmcs", mmcs(data.features.view(), dictionary.w_dec.view()), features, "cosine"),
+    ]
+}
+
+/// Trains on fresh data, from where an interrupted run stopped; `name` tells the runs of a node apart.
+pub(super) fn train(configs: &[TrainConfig], data: &Data, name: &str, ctx: &Ctx<'_>) -> Result<Vec<Sae>> {
+    let (steps, batch) = (configs[0].steps, configs[0].batch);
+    let mut on_step = |_: usize, step: u64, _: &StepStats, _: &dyn Trainer| {
+        ctx.progress(step, steps, "steps");
+        if ctx.cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    };
+    let mut batches = |step: u64, mut out: ArrayViewMut2<'_, f32>, _: Option<ArrayViewMut2<'_, f32>>| {
+        out.assign(&data.sample(step, batch));
+        Ok::<(), std::convert::Infallible>(())
+    };
+    let checkpoint = ctx.partial().join(name);
+    let options = RunOptions {
+        checkpoint_folder: Some(&checkpoint),
+        checkpoint_every: CHECKPOINT_EVERY,
+        ..RunOptions::default()
+    };
+    let spaces = Spaces::autoencoder(data.features.ncols(), 1.0);
+    match device::train_ensemble(configs, spaces, &mut batches, options, &mut on_step)? {
+        TrainOutcome::Finished(trained) => Ok(trained),
+        TrainOutcome::Interrupted { .. } => {
+            ctx.check()?;
+            Err(anyhow!("training stopped early although nothing asked it to"))
+        }
+    }
+}
+
 fn run(planted: &Planted, generator: Generator, ratio: f64, alpha: f32, ctx: &Ctx<'_>) -> Result<()> {
-    let data = Data::new(config(planted, generator));
+    let data = data_with(data_config(planted, generator), generator);
     let fresh = data.sample(FRESH, planted.evaluate_rows);
-    let groups: Vec<u32> = (0..u32::try_from(planted.evaluate_rows)?).collect();
     let setting = format!("generator={},{}", generator.name(), sae_setting(ratio, alpha));
     let label = Label::new("planted", "sae-tied", "", setting);
     let train_config = planted.train_config(ratio, alpha);
 
-    let rows_of = |label: &Label, dictionary: &LinearDictionary| -> Vec<ResultRow> {
-        let evaluation = evaluate(dictionary, fresh.view(), &groups);
-        let n = evaluation.n;
-        vec![
-            label.estimate("fvu", evaluation.fvu, n, "1"),
-            label.estimate("l0", evaluation.l0, n, "latents"),
-            label.row("dead_latents", evaluation.dead_latents() as f64, n, "latents"),
-            label.row("n_latents", train_config.n_latents as f64, n, "latents"),
-            label.row("mmcs", mmcs(data.features.view(), dictionary.w_dec.view()), planted.n_features as u64, "cosine"),
-        ]
-    };
     let training = Label { experiment: "training", ..label.clone() };
     let curve_file = ctx.partial().join("curve.json");
     let mut curve: Vec<ResultRow> =
@@ -90,7 +147,9 @@ fn run(planted: &Planted, generator: Generator, ratio: f64, alpha: f32, ctx: &Ct
             let label = training.with_setting(&format!("step={step}"));
             curve.retain(|row| row.setting != label.setting);
             let noted = trainer.dictionary().map_err(anyhow::Error::from).and_then(|dictionary| {
-                curve.extend(rows_of(&label, &dictionary).into_iter().filter(|row| row.metric != "n_latents"));
+                curve.extend(
+                    measured(&label, &dictionary, &data, &fresh).into_iter().filter(|row| row.metric != "n_latents"),
+                );
                 Ok(monosem_report::write_results(&curve_file, &curve)?)
             });
             if let Err(error) = noted {
@@ -122,6 +181,6 @@ fn run(planted: &Planted, generator: Generator, ratio: f64, alpha: f32, ctx: &Ct
     };
     let dictionary = trained[0].dictionary();
     dictionary.save(&ctx.out().join(super::sae::DICTIONARY), json!({ "method": "sae-tied", "train": train_config }))?;
-    curve.extend(rows_of(&label, &dictionary));
+    curve.extend(measured(&label, &dictionary, &data, &fresh));
     save_rows(ctx, &curve)
 }

@@ -1,6 +1,6 @@
 //! Profiles: every number of a run, in TOML. A profile may name a base, whose values it overrides key by key.
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use monosem_activations::Dtype;
 use monosem_hooks::HookPoint;
 use monosem_lm::Precision;
@@ -12,11 +12,13 @@ use crate::text::Texts;
 
 mod claims;
 mod layers;
+mod planted;
 
 use claims::distinct;
 pub(crate) use claims::thresholds;
 pub use claims::{Asked, Interp, Ioi, Properties, RandomModel};
 pub use layers::{Loaded, embedded, load};
+pub use planted::{Anchor, Generator, Grid, Planted};
 
 /// Every setting of one run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -230,63 +232,6 @@ pub struct Splice {
     pub top_k: Vec<usize>,
 }
 
-/// Synthetic data with known features (the paper's toy model).
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Planted {
-    /// Width of the data.
-    pub d_in: usize,
-    /// Number of true features.
-    pub n_features: usize,
-    /// Mean number of features active in a row, before the decay.
-    pub mean_active: f64,
-    /// Feature i is active with probability proportional to this to the power i.
-    pub decay: f64,
-    /// `uncorrelated`, `correlated`.
-    pub generators: Vec<Generator>,
-    /// Multiply each strength by a second uniform draw.
-    pub second_strength: bool,
-    /// Standard deviation of the Gaussian noise added.
-    pub noise: f32,
-    /// Dictionary sizes as multiples of the width.
-    pub ratios: Vec<f64>,
-    /// L1 coefficients on the scale of the paper's code.
-    pub alphas: Vec<f32>,
-    /// Adam's learning rate.
-    pub lr: f32,
-    /// Fresh rows in a step.
-    pub batch: usize,
-    /// Steps.
-    pub steps: u64,
-    /// Adam as published, or as the paper's code ran it.
-    pub adam: AdamMode,
-    /// Fresh rows to measure on.
-    pub evaluate_rows: usize,
-    /// Draws features, data and initial weights.
-    pub seed: u64,
-}
-
-/// How the active features of a row are drawn.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Generator {
-    /// Each on its own.
-    Uncorrelated,
-    /// Through one multivariate normal draw per batch.
-    Correlated,
-}
-
-impl Generator {
-    /// The word used in results.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Uncorrelated => "uncorrelated",
-            Self::Correlated => "correlated",
-        }
-    }
-}
-
 impl Profile {
     fn validate(&self) -> Result<()> {
         if self.language.is_none() && self.planted.is_none() {
@@ -296,18 +241,7 @@ impl Profile {
             language.validate()?;
         }
         if let Some(planted) = &self.planted {
-            positive("planted.ratios", &planted.ratios)?;
-            not_negative("planted.alphas", &planted.alphas)?;
-            if planted.generators.is_empty()
-                || planted.evaluate_rows == 0
-                || planted.d_in == 0
-                || planted.n_features == 0
-            {
-                bail!("planted: generators, evaluate_rows, d_in and n_features must not be empty or zero");
-            }
-            for (ratio, alpha) in planted.cases() {
-                planted.train_config(ratio, alpha).validate(planted.d_in).context("[planted]")?;
-            }
+            planted.validate()?;
         }
         Ok(())
     }
@@ -410,29 +344,6 @@ impl Language {
     #[must_use]
     pub fn cases(&self) -> Vec<(f64, f32)> {
         cases(&self.sae.ratios, &self.sae.alphas)
-    }
-}
-
-impl Planted {
-    /// Every ratio with every alpha.
-    #[must_use]
-    pub fn cases(&self) -> Vec<(f64, f32)> {
-        cases(&self.ratios, &self.alphas)
-    }
-
-    /// The training settings of one autoencoder.
-    #[must_use]
-    pub fn train_config(&self, ratio: f64, alpha: f32) -> TrainConfig {
-        TrainConfig {
-            n_latents: latents(ratio, self.d_in),
-            alpha,
-            lr: self.lr,
-            batch: self.batch,
-            steps: self.steps,
-            adam: self.adam,
-            seed: self.seed,
-            ..TrainConfig::default()
-        }
     }
 }
 

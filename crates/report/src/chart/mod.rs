@@ -2,6 +2,7 @@
 
 mod axis;
 mod canvas;
+mod heat;
 mod legend;
 mod mark;
 mod panel;
@@ -9,6 +10,7 @@ mod rows;
 
 pub(crate) use axis::AxisSpec;
 pub(crate) use canvas::Drawn;
+pub(crate) use heat::{Heat, draw_heats};
 pub(crate) use legend::Entry;
 pub(crate) use mark::{Dash, Shape, Style};
 pub(crate) use panel::{Panel, Point, Reference, Series, draw_grid};

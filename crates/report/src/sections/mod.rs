@@ -10,6 +10,7 @@ mod ioi;
 mod layers;
 mod look;
 mod planted;
+mod planted_grid;
 mod properties;
 mod splice;
 mod training;
@@ -99,7 +100,7 @@ impl Section {
 type Build = fn(&Context<'_>, &[&ResultRow]) -> Result<Section, ReportError>;
 
 /// The experiments that have a section of their own, in the order of the page.
-pub(crate) const KNOWN: [(&str, &str, Build); 9] = [
+pub(crate) const KNOWN: [(&str, &str, Build); 11] = [
     ("claims", "Did the claims of the paper hold here?", claims::section),
     ("dictionary", "Dictionaries: reconstruction against sparsity", dictionary::section),
     ("training", "Training curves", training::section),
@@ -109,6 +110,8 @@ pub(crate) const KNOWN: [(&str, &str, Build); 9] = [
     ("ioi", "Indirect objects: which features carry a behaviour", ioi::section),
     ("properties", "Known properties of the text", properties::section),
     ("planted", "Planted features", planted::section),
+    ("planted-grid", "Planted features, as in the paper's code", planted_grid::section),
+    ("anchor", "Figures known of the code behind the paper", planted_grid::anchors),
 ];
 
 /// The section of an experiment.

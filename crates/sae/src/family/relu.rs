@@ -6,6 +6,7 @@ use monosem_dictionary::Activation;
 use serde::{Deserialize, Serialize};
 
 use super::{Formula, Layout, reconstructing_length};
+use crate::config::yes;
 use crate::{ConfigError, TrainConfig};
 
 /// Settings of the untied ReLU-L1 autoencoder.
@@ -14,14 +15,29 @@ use crate::{ConfigError, TrainConfig};
 pub struct Relu {
     /// Whether the encoder reads `x - b_dec`. A transcoder does not: its decoder bias is of another place.
     pub subtract_decoder_bias: bool,
+    /// Whether there is a `b_dec`. The untied autoencoders of arXiv 2309.08600 have none.
+    #[serde(default = "yes")]
+    pub decoder_bias: bool,
+}
+
+impl Default for Relu {
+    /// As Bricken et al.
+    fn default() -> Self {
+        Self { subtract_decoder_bias: true, decoder_bias: true }
+    }
 }
 
 impl Formula for Relu {
     fn layout(&self) -> Layout {
-        Layout { subtract_decoder_bias: self.subtract_decoder_bias, ..Layout::UNTIED }
+        let Self { subtract_decoder_bias, decoder_bias } = *self;
+        Layout { subtract_decoder_bias, decoder_bias, ..Layout::UNTIED }
     }
 
     fn validate(&self, _config: &TrainConfig) -> Result<(), ConfigError> {
+        if self.subtract_decoder_bias && !self.decoder_bias {
+            let problem = "is true, and decoder_bias false: there is none to subtract".into();
+            return Err(ConfigError { key: "subtract_decoder_bias", problem });
+        }
         Ok(())
     }
 

@@ -17,8 +17,9 @@ pub(crate) fn families(n_latents: usize, k: usize) -> Vec<(Family, f32)> {
     let prefixes = vec![n_latents / 4, n_latents / 2, n_latents];
     vec![
         (Family::Tied(Tied {}), 5e-3),
-        (Family::Relu(Relu { subtract_decoder_bias: true }), 5e-3),
-        (Family::Relu(Relu { subtract_decoder_bias: false }), 5e-3),
+        (Family::Relu(Relu::default()), 5e-3),
+        (Family::Relu(Relu { subtract_decoder_bias: false, decoder_bias: true }), 5e-3),
+        (Family::Relu(Relu { subtract_decoder_bias: false, decoder_bias: false }), 5e-3),
         (Family::TopK(TopK { k }), 0.0),
         (Family::BatchTopK(BatchTopK { k }), 0.0),
         (Family::JumpRelu(JumpRelu { bandwidth: 0.3, initial_threshold: 0.2 }), 2e-3),
