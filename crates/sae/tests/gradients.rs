@@ -66,7 +66,9 @@ impl Problem {
             }
             return (enc.clone(), enc, Array1::zeros(D));
         }
-        (enc, matrix(of, "w_dec"), vector(of, "b_dec"))
+        let dec = matrix(of, "w_dec");
+        let b_dec = if of.contains_key("b_dec") { vector(of, "b_dec") } else { Array1::zeros(dec.ncols()) };
+        (enc, dec, b_dec)
     }
 
     fn pre(&self, of: &Parameters) -> Array2<f64> {
