@@ -12,6 +12,7 @@ use monosem_sae::{
     SaeError, Space, Spaces, StepError, StepStats, Tied, TopK, TrainConfig, TrainOutcome, TrainState, TrainStep,
     Trainer, train_ensemble, train_on,
 };
+use monosem_sae_cuda::Gpu;
 use ndarray::{Array2, ArrayD, ArrayViewMut2, s};
 
 const STEPS: u64 = 100;
@@ -132,6 +133,18 @@ fn step_on(trainer: &mut dyn TrainStep, case: &Case, step: u64) -> Result<StepSt
     trainer.step(batch.view(), target.as_ref().map(|target| target.view()), case.config.schedule(step))
 }
 
+/// How far the device's weights are from the CPU's, always in f32, after so many steps.
+fn weights_after(gpu: &Gpu, case: &Case, steps: u64) -> (f64, String) {
+    let mut there = gpu.train(Sae::new(case.config.clone(), case.spaces).unwrap()).unwrap();
+    let in_f32 = TrainConfig { precision: Precision::F32, ..case.config.clone() };
+    let mut here = Sae::new(in_f32, case.spaces).unwrap();
+    for step in 0..steps {
+        step_on(&mut here, case, step).unwrap();
+        step_on(&mut there, case, step).unwrap();
+    }
+    apart(&there.state().unwrap(), &here.state().unwrap())
+}
+
 /// Both trainers side by side; how far they are apart.
 fn side_by_side(case: &Case) -> (f64, String) {
     let lent = gpu(&[]);
@@ -207,15 +220,7 @@ fn after_a_batch_of_zeros_training_goes_on() {
 fn candidates_found_in_bf16_give_the_codes_of_f32() {
     for case in cases().into_iter().filter(|case| !case.name.contains("dead") && case.config.resample_every == 0) {
         let case = Case { config: TrainConfig { precision: Precision::Bf16, ..case.config }, ..case };
-        let lent = gpu(&[]);
-        let mut there = lent.gpu.train(Sae::new(case.config.clone(), case.spaces).unwrap()).unwrap();
-        let in_f32 = TrainConfig { precision: Precision::F32, ..case.config.clone() };
-        let mut here = Sae::new(in_f32, case.spaces).unwrap();
-        for step in 0..20 {
-            step_on(&mut here, &case, step).unwrap();
-            step_on(&mut there, &case, step).unwrap();
-        }
-        let (far, tensor) = apart(&there.state().unwrap(), &here.state().unwrap());
+        let (far, tensor) = weights_after(&gpu(&[]).gpu, &case, 20);
         println!("{}: {tensor} is off by {far:.1e}", case.name);
         assert!(far < 1e-3, "{}: {tensor} is off by {far}", case.name);
     }
@@ -235,14 +240,7 @@ fn products_of_cublas_give_the_same_autoencoders() {
         [case, in_bf16]
     };
     for case in cases().into_iter().filter(|case| case.config.resample_every == 0).flat_map(in_f32_and_bf16) {
-        let mut there = lent.gpu.train(Sae::new(case.config.clone(), case.spaces).unwrap()).unwrap();
-        let in_f32 = TrainConfig { precision: Precision::F32, ..case.config.clone() };
-        let mut here = Sae::new(in_f32, case.spaces).unwrap();
-        for step in 0..10 {
-            step_on(&mut here, &case, step).unwrap();
-            step_on(&mut there, &case, step).unwrap();
-        }
-        let (far, tensor) = apart(&there.state().unwrap(), &here.state().unwrap());
+        let (far, tensor) = weights_after(&lent.gpu, &case, 10);
         // Adam's first step goes a whole way where a gradient is next to nothing, whichever way its rounding points, and few steps forget little of it.
         assert!(far < 2e-3, "{} in {:?}: {tensor} is off by {far}", case.name, case.config.precision);
     }
@@ -365,14 +363,8 @@ fn an_autoencoder_after_a_transcoder_reconstructs_its_own_rows() {
     let lent = gpu(&[]);
     let all = cases();
     for case in [&all[18], &all[0]] {
-        let mut there = lent.gpu.train(Sae::new(case.config.clone(), case.spaces).unwrap()).unwrap();
-        let mut here = Sae::new(case.config.clone(), case.spaces).unwrap();
-        // As many as there are places for batches.
-        for step in 0..2 {
-            step_on(&mut there, case, step).unwrap();
-            step_on(&mut here, case, step).unwrap();
-        }
-        let (far, tensor) = apart(&there.state().unwrap(), &here.state().unwrap());
+        // As many steps as there are places for batches.
+        let (far, tensor) = weights_after(&lent.gpu, case, 2);
         assert!(far < 1e-4, "{}: {tensor} is off by {far}", case.name);
     }
 }
@@ -400,9 +392,9 @@ fn two_devices_train_by_turns() {
         return;
     }
     let lent = gpu(&[("DEVICES", "2")]);
-    let other = monosem_sae_cuda::Gpu::open(1).unwrap();
+    let other = Gpu::open(1).unwrap();
     let case = cases().remove(3);
-    let new = |gpu: &monosem_sae_cuda::Gpu| gpu.train(Sae::new(case.config.clone(), case.spaces).unwrap()).unwrap();
+    let new = |gpu: &Gpu| gpu.train(Sae::new(case.config.clone(), case.spaces).unwrap()).unwrap();
     let (mut a, mut b) = (new(&lent.gpu), new(&other));
     for step in 0..3 {
         step_on(&mut a, &case, step).unwrap();
