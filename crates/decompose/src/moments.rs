@@ -1,14 +1,10 @@
-use ndarray::{Array1, Array2, ArrayView2, Axis, s};
-use rayon::prelude::*;
+use ndarray::{Array1, Array2, ArrayView2, Axis};
 
 use crate::DecomposeError;
-use crate::product::product_into;
+use crate::product::add_gram;
 
 /// Rows summed by one product. Rows wait until a tile is full, so that the sums do not depend on how the rows were cut into chunks.
 const TILE_ROWS: usize = 512;
-
-/// Columns of one block of the second moment: only the blocks on and below the diagonal are computed.
-const BLOCK: usize = 64;
 
 /// Count, mean and covariance of rows that come in chunks.
 ///
@@ -22,9 +18,9 @@ pub struct Moments {
     /// What is subtracted from every row before it is summed.
     shift: Array1<f64>,
     sum: Array1<f64>,
-    /// Sum of the outer products; only the blocks on and below the diagonal.
+    /// Sum of the outer products, on and below the diagonal.
     second: Array2<f64>,
-    /// Rows of a tile that is not full yet, one after another.
+    /// Rows of a tile that is not full yet, one after another; see [`Self::append`].
     waiting: Vec<f64>,
     non_finite: Option<(usize, usize, f32)>,
 }
@@ -55,19 +51,7 @@ impl Moments {
             let before = self.count();
             let room = TILE_ROWS - self.waiting_rows();
             let (now, later) = rest.split_at(Axis(0), room.min(rest.nrows()));
-            let start = self.waiting.len();
-            self.waiting.resize(start + now.len(), 0.0);
-            let fresh = &mut self.waiting[start..];
-            let finite = fresh
-                .par_chunks_mut(self.d.max(1))
-                .zip(now.axis_iter(Axis(0)).into_par_iter())
-                .map(|(to, from)| {
-                    to.iter_mut().zip(from).fold(true, |finite, (to, from)| {
-                        *to = f64::from(*from);
-                        finite & from.is_finite()
-                    })
-                })
-                .reduce(|| true, |a, b| a & b);
+            let finite = self.append(now);
             if !finite && self.non_finite.is_none() {
                 let found = now.indexed_iter().find(|(_, value)| !value.is_finite());
                 self.non_finite = found.map(|((row, column), value)| (before + row, column, *value));
@@ -165,6 +149,29 @@ impl Moments {
         self.waiting.len().checked_div(self.d).unwrap_or(0)
     }
 
+    /// Lets rows wait; whether all their values are finite. Those of the first tile wait as they are, later ones shifted and with their sum taken.
+    fn append(&mut self, rows: ArrayView2<'_, f32>) -> bool {
+        let mut finite = true;
+        let start = self.waiting.len();
+        self.waiting.resize(start + rows.len(), 0.0);
+        let is_first = self.summed == 0;
+        for (to, from) in self.waiting[start..].chunks_exact_mut(self.d.max(1)).zip(rows.rows()) {
+            if is_first {
+                for (to, from) in to.iter_mut().zip(from) {
+                    *to = f64::from(*from);
+                    finite &= from.is_finite();
+                }
+                continue;
+            }
+            for (((to, from), shift), sum) in to.iter_mut().zip(from).zip(&self.shift).zip(&mut self.sum) {
+                *to = f64::from(*from) - shift;
+                *sum += *to;
+                finite &= from.is_finite();
+            }
+        }
+        finite
+    }
+
     fn sum_waiting(&mut self) {
         let rows = self.waiting_rows();
         if rows == 0 {
@@ -176,19 +183,14 @@ impl Moments {
                 self.shift.iter_mut().zip(row).for_each(|(shift, value)| *shift += value);
             }
             self.shift /= rows as f64;
-        }
-        for row in tile.chunks_exact_mut(self.d) {
-            for ((value, shift), sum) in row.iter_mut().zip(&self.shift).zip(&mut self.sum) {
-                *value -= shift;
-                *sum += *value;
+            for row in tile.chunks_exact_mut(self.d) {
+                for ((value, shift), sum) in row.iter_mut().zip(&self.shift).zip(&mut self.sum) {
+                    *value -= shift;
+                    *sum += *value;
+                }
             }
         }
-        let y = ArrayView2::from_shape((rows, self.d), &tile).expect("a tile holds whole rows");
-        for top in (0..self.d).step_by(BLOCK) {
-            let bottom = (top + BLOCK).min(self.d);
-            let block = self.second.slice_mut(s![top..bottom, ..bottom]);
-            product_into(y.slice(s![.., top..bottom]).t(), y.slice(s![.., ..bottom]), true, block);
-        }
+        add_gram(&tile, &mut self.second);
         self.summed += rows;
         tile.clear();
         self.waiting = tile;
@@ -199,6 +201,7 @@ impl Moments {
 mod tests {
     use super::*;
     use crate::tests::rows;
+    use ndarray::s;
     use proptest::prelude::*;
 
     /// The definition, in two passes.
