@@ -5,10 +5,7 @@ use std::convert::Infallible;
 use std::ops::ControlFlow;
 
 use monosem_dictionary::{Dictionary, Evaluator, column_mean, mmcs};
-use monosem_sae::{
-    AdamMode, Family, Init, Planted, PlantedConfig, Relu, RunOptions, Sae, Spaces, TrainConfig, TrainOutcome, Trainer,
-    train, train_ensemble,
-};
+use monosem_sae::{AdamMode, Planted, PlantedConfig, RunOptions, Spaces, TrainConfig, TrainOutcome, Trainer, train};
 use ndarray::{Array2, ArrayViewMut2};
 
 /// Tied autoencoder, d 128, G 256, R 2, 5 active, decay 0.99, identity covariance, no noise, batch 1024, lr 1e-3, 1421 steps, alpha 1e-3. The
@@ -26,79 +23,6 @@ fn the_authors_code_reaches_the_same_figures() {
             assert!((mean[k] - want[k]).abs() < allowed[k], "{adam:?} {mean:?} {want:?}");
         }
     }
-}
-
-/// The planted experiment: d 256, G 512, 512 latents, untied without a decoder's bias, batches of 256, 10,000 steps, their alpha over the number of latents. MMCS, dead
-/// latents, FVU and L0 that the authors' code gave, one seed each.
-#[test]
-#[ignore = "a quarter of an hour in a release build"]
-fn the_planted_experiment_reaches_the_same_figures() {
-    type Anchor = (f32, [f64; 4]);
-    let correlated: &[Anchor] = &[(0.1, [0.962, 1.0, 0.0167, 8.1]), (0.316, [0.915, 44.0, 0.041, 5.9])];
-    let uncorrelated: &[Anchor] =
-        &[(0.1, [0.921, 49.0, 0.0094, 1.4]), (0.178, [0.959, 93.0, 0.016, 1.2]), (0.316, [0.878, 121.0, 0.038, 1.1])];
-    for (is_correlated, anchors) in [(true, correlated), (false, uncorrelated)] {
-        let seeds: Vec<Vec<[f64; 4]>> = (0..5).map(|seed| planted(is_correlated, anchors, seed)).collect();
-        for (i, (alpha, want)) in anchors.iter().enumerate() {
-            let of = |k: usize| seeds.iter().map(|seed| seed[i][k]).collect::<Vec<_>>();
-            println!("correlated {is_correlated}, alpha {alpha}: the authors' code {want:?}");
-            for (k, name) in ["MMCS", "dead", "FVU", "L0"].into_iter().enumerate() {
-                println!("  {name} {:.4?}", of(k));
-            }
-        }
-    }
-}
-
-/// An autoencoder for each alpha, on the same batches.
-fn planted(correlated: bool, anchors: &[(f32, [f64; 4])], seed: u64) -> Vec<[f64; 4]> {
-    let (d, n, batch) = (256, 512, 256);
-    let data = Planted::new(PlantedConfig {
-        d_in: d,
-        n_features: n,
-        mean_active: 5.0,
-        decay: 0.99,
-        correlated,
-        second_strength: false,
-        noise: 0.0,
-        seed,
-    });
-    let config = |(alpha, _): &(f32, [f64; 4])| TrainConfig {
-        family: Family::Relu(Relu { subtract_decoder_bias: false, decoder_bias: false }),
-        init: Init::Orthogonal,
-        n_latents: n,
-        alpha: alpha / n as f32,
-        lr: 1e-3,
-        batch,
-        steps: 10_000,
-        project_decoder_gradient: false,
-        dead_after_steps: u64::MAX,
-        seed,
-        ..TrainConfig::default()
-    };
-    let configs: Vec<TrainConfig> = anchors.iter().map(config).collect();
-    let mut batches = |step: u64, mut out: ArrayViewMut2<'_, f32>, _: Option<ArrayViewMut2<'_, f32>>| {
-        out.assign(&data.sample(step, batch));
-        Ok::<(), Infallible>(())
-    };
-    let mut on_step = |_: usize, _: u64, _: &_, _: &dyn Trainer| ControlFlow::Continue(());
-    let spaces = Spaces::autoencoder(d, 1.0);
-    let outcome = train_ensemble(&configs, spaces, &mut batches, RunOptions::default(), &mut on_step).unwrap();
-    let TrainOutcome::Finished(trained) = outcome else { panic!("nothing stops it") };
-    // Dead as in their code: silent in ten batches.
-    let batches: Vec<Array2<f32>> = (0..10).map(|i| data.sample((1 << 40) + i, batch)).collect();
-    let views: Vec<_> = batches.iter().map(|batch| batch.view()).collect();
-    let x = ndarray::concatenate(ndarray::Axis(0), &views).unwrap();
-    let figures = |sae: &Sae| {
-        let dictionary = sae.dictionary();
-        let codes = dictionary.encode(x.view());
-        let mut evaluator = Evaluator::new(column_mean(x.view()), n);
-        let groups: Vec<u32> = (0..x.nrows() as u32).collect();
-        evaluator.add(x.view(), &codes, dictionary.decode(&codes).view(), &groups);
-        let evaluation = evaluator.finish();
-        let mmcs = mmcs(data.features.view(), dictionary.w_dec.view());
-        [mmcs, evaluation.dead_latents() as f64, evaluation.fvu.value, evaluation.l0.value]
-    };
-    trained.iter().map(figures).collect()
 }
 
 fn train_one(adam: AdamMode, seed: u64) -> [f64; 3] {

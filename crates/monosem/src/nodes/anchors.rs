@@ -6,7 +6,7 @@ use monosem_graph::{Ctx, Node};
 use monosem_report::ResultRow;
 use serde_json::json;
 
-use super::planted::{data_with, fresh_rows, measured, train};
+use super::planted::{data_with, fresh_rows, measured, silent, train};
 use super::{Label, node, save_rows};
 use crate::profile::{Anchor, Planted};
 
@@ -34,7 +34,9 @@ fn run(anchor: &Anchor, ctx: &Ctx<'_>) -> Result<()> {
         let trained = train(&[anchor.train_config(*seed)], &data, &format!("checkpoint-{seed}"), ctx)?;
         let fresh = fresh_rows(&data, anchor.evaluate_batches, anchor.batch);
         let of_seed = label.with_setting(&format!("seed={seed}"));
-        rows.extend(measured(&of_seed, &trained[0].dictionary(), &data, &fresh));
+        let dictionary = trained[0].dictionary();
+        rows.extend(measured(&of_seed, &dictionary, &data, &fresh));
+        rows.push(silent(&of_seed, &dictionary, &data, anchor.batch));
     }
     for (metric, theirs) in &anchor.theirs {
         let values: Vec<(f64, f64)> = rows

@@ -6,7 +6,7 @@ use monosem_dictionary::{LinearDictionary, mmcs};
 use monosem_graph::{Ctx, Node};
 use serde_json::json;
 
-use super::planted::{data_config, data_with, fresh_rows, measured, train};
+use super::planted::{data_config, data_with, fresh_rows, measured, silent, train};
 use super::{Label, node, sae_setting, save_rows};
 use crate::profile::{Generator, Grid, Planted};
 
@@ -60,7 +60,9 @@ fn run(planted: &Planted, grid: &Grid, generator: Generator, ratio: f64, ctx: &C
     let mut rows = Vec::new();
     for ((config, alpha), sae) in configs.iter().zip(&grid.alphas).zip(train(&configs, &data, "checkpoint", ctx)?) {
         let dictionary = sae.dictionary();
-        rows.extend(measured(&label(generator, ratio, *alpha), &dictionary, &data, &fresh));
+        let label = label(generator, ratio, *alpha);
+        rows.extend(measured(&label, &dictionary, &data, &fresh));
+        rows.push(silent(&label, &dictionary, &data, grid.batch));
         dictionary.save(&ctx.out().join(folder(*alpha)), json!({ "method": METHOD, "train": config }))?;
     }
     save_rows(ctx, &rows)

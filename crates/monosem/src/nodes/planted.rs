@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use anyhow::{Result, anyhow};
-use monosem_dictionary::{LinearDictionary, mmcs};
+use monosem_dictionary::{Dictionary as _, LinearDictionary, mmcs};
 use monosem_graph::{Ctx, Node};
 use monosem_report::ResultRow;
 use monosem_sae::{
@@ -100,6 +100,20 @@ pub(super) fn measured(
         label.row("n_latents", dictionary.w_dec.nrows() as f64, n, "latents"),
         label.row("mmcs", mmcs(data.features.view(), dictionary.w_dec.view()), features, "cosine"),
     ]
+}
+
+/// Batches of fresh rows in which a latent has to be silent to count as dead, as the code of the paper counts.
+const SILENT_BATCHES: u64 = 10;
+
+/// Latents that are silent in ten batches.
+pub(super) fn silent(label: &Label, dictionary: &LinearDictionary, data: &Data, batch: usize) -> ResultRow {
+    let rows = fresh_rows(data, SILENT_BATCHES, batch);
+    let mut active = vec![false; dictionary.w_dec.nrows()];
+    for (latents, _) in dictionary.encode(rows.view()).rows() {
+        latents.iter().for_each(|j| active[*j as usize] = true);
+    }
+    let silent = active.iter().filter(|active| !**active).count();
+    label.row("silent_latents", silent as f64, rows.nrows() as u64, "latents")
 }
 
 /// Trains on fresh data, from where an interrupted run stopped; `name` tells the runs of a node apart.

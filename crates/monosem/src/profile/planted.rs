@@ -104,9 +104,9 @@ pub struct Anchor {
     pub adam: AdamMode,
     /// Draw features, data and initial weights; a run for each.
     pub seeds: Vec<u64>,
-    /// Fresh batches to measure on. A latent that is silent in all of them is dead.
+    /// Fresh batches to measure FVU and L0 on.
     pub evaluate_batches: u64,
-    /// What the paper's code gave, by metric: `mmcs`, `fvu`, `l0`, `dead_latents`.
+    /// What the paper's code gave, by metric: `mmcs`, `fvu`, `l0`, `silent_latents` (in ten batches).
     pub theirs: BTreeMap<String, f64>,
 }
 
@@ -214,7 +214,7 @@ impl Anchor {
             bail!("planted.anchors {name:?}: seeds, evaluate_batches and n_features must not be empty or zero");
         }
         distinct("planted.anchors.seeds", &self.seeds)?;
-        const METRICS: [&str; 4] = ["mmcs", "fvu", "l0", "dead_latents"];
+        const METRICS: [&str; 4] = ["mmcs", "fvu", "l0", "silent_latents"];
         if let Some(metric) = self.theirs.keys().find(|metric| !METRICS.contains(&metric.as_str())) {
             bail!("planted.anchors {name:?}: theirs.{metric} is not one of {}", METRICS.join(", "));
         }

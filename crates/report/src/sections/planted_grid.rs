@@ -12,7 +12,7 @@ use crate::table::{self, Cell};
 const MAPS: [(&str, &str, bool); 5] = [
     ("mmcs", "MMCS from true features to latents", false),
     ("mmcs_next_larger", "MMCS to the next larger dictionary", false),
-    ("dead_latents", "dead latents", false),
+    ("silent_latents", "latents silent in ten batches", false),
     ("fvu", "FVU", true),
     ("l0", "L0", true),
 ];
