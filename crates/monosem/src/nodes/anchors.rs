@@ -6,21 +6,19 @@ use monosem_graph::{Ctx, Node};
 use monosem_report::ResultRow;
 use serde_json::json;
 
-use super::planted::{data_with, fresh_rows, measured, silent, train};
+use super::planted::{CODE, data_with, fresh_rows, measured, silent, train};
 use super::{Label, node, save_rows};
 use crate::profile::{Anchor, Planted};
 
 const EXPERIMENT: &str = "anchor";
 
 pub(super) fn nodes(planted: &Planted) -> Vec<Node<'_>> {
-    let code = ["sae", "sae-cuda", "dictionary", "monosem/nodes/anchors", "monosem/nodes/planted", "monosem/device"];
-    let of = |anchor: &'_ Anchor| {
-        let size = (anchor.n_latents * anchor.d_in * anchor.batch) as f64;
-        (json!(anchor), anchor.steps as f64 * size * anchor.seeds.len() as f64 / 2e8)
-    };
+    let code = [&CODE[..], &["monosem/nodes/anchors"]].concat();
     let nodes = planted.anchors.iter().map(|anchor| {
-        let (params, weight) = of(anchor);
-        node(format!("planted-anchor-{}", anchor.name), Vec::new(), params, &code, weight, move |ctx| run(anchor, ctx))
+        let size = (anchor.n_latents * anchor.d_in * anchor.batch * anchor.seeds.len()) as f64;
+        let weight = anchor.steps as f64 * size / 2e8;
+        let name = format!("planted-anchor-{}", anchor.name);
+        node(name, Vec::new(), json!(anchor), &code, weight, move |ctx| run(anchor, ctx))
     });
     nodes.collect()
 }

@@ -6,7 +6,7 @@ use monosem_dictionary::{LinearDictionary, mmcs};
 use monosem_graph::{Ctx, Node};
 use serde_json::json;
 
-use super::planted::{data_config, data_with, fresh_rows, measured, silent, train};
+use super::planted::{CODE, data_config, data_with, fresh_rows, measured, silent, train};
 use super::{Label, node, sae_setting, save_rows};
 use crate::profile::{Generator, Grid, Planted};
 
@@ -14,7 +14,7 @@ const EXPERIMENT: &str = "planted-grid";
 const METHOD: &str = "sae-relu";
 
 pub(super) fn nodes<'a>(planted: &'a Planted, grid: &'a Grid) -> Vec<Node<'a>> {
-    let code = ["sae", "sae-cuda", "dictionary", "monosem/nodes/grid", "monosem/nodes/planted", "monosem/device"];
+    let code = [&CODE[..], &["monosem/nodes/grid"]].concat();
     let mut nodes = Vec::new();
     for &generator in &planted.generators {
         for &ratio in &grid.ratios {

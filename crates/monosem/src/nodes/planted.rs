@@ -24,6 +24,10 @@ const CURVE_POINTS: u64 = 20;
 /// The index of the first batch that only measuring sees.
 const FRESH: u64 = 1 << 40;
 
+/// What a node's key covers whose work is [`train`] and [`measured`], besides its own file.
+pub(super) const CODE: [&str; 6] =
+    ["sae", "sae-cuda", "dictionary", "monosem/nodes/planted", "monosem/device", "monosem/evaluation"];
+
 pub(super) fn nodes(planted: &Planted) -> Vec<Node<'_>> {
     let mut nodes = Vec::new();
     for generator in &planted.generators {
@@ -36,14 +40,9 @@ pub(super) fn nodes(planted: &Planted) -> Vec<Node<'_>> {
             });
             let weight = planted.steps as f64 * planted.batch as f64 * ratio * planted.d_in as f64 / 2e8;
             let generator = *generator;
-            nodes.push(node(
-                name,
-                Vec::new(),
-                params,
-                &["sae", "sae-cuda", "dictionary", "monosem/nodes/planted", "monosem/device", "monosem/evaluation"],
-                weight,
-                move |ctx| run(planted, generator, ratio, alpha, ctx),
-            ));
+            nodes.push(node(name, Vec::new(), params, &CODE, weight, move |ctx| {
+                run(planted, generator, ratio, alpha, ctx)
+            }));
         }
     }
     nodes.extend(planted.grid.iter().flat_map(|grid| grid::nodes(planted, grid)));
