@@ -87,8 +87,8 @@ pub struct Moments {
 }
 
 impl Moments {
-    /// Adds activations that are not negative.
-    pub(crate) fn add(&mut self, activations: &[f32]) {
+    /// Adds activations; those below 0 count as 0.
+    pub fn add(&mut self, activations: &[f32]) {
         self.n += activations.len() as u64;
         for activation in activations.iter().filter(|activation| **activation > 0.0) {
             self.nonzero += 1;
@@ -98,6 +98,11 @@ impl Moments {
                 *sum += power;
             }
         }
+    }
+
+    /// Adds tokens on which the feature is silent.
+    pub fn add_silent(&mut self, tokens: u64) {
+        self.n += tokens;
     }
 
     /// `E c^k`; 0 without tokens.

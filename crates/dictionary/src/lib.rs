@@ -28,12 +28,14 @@ mod linear;
 mod metrics;
 mod orient;
 mod product;
+mod similarity;
 mod storage;
 
 pub use auroc::{Ranking, auroc};
 pub use codes::Codes;
 pub use linear::{Activation, LinearDictionary};
-pub use metrics::{ALIVE_MORE_THAN, Estimate, Evaluation, Evaluator, column_mean, mmcs};
+pub use metrics::{ALIVE_MORE_THAN, Estimate, Evaluation, Evaluator, column_mean};
+pub use similarity::{Matching, capacity, matching, max_cosines, mmcs};
 pub use storage::{DictionaryError, metadata};
 
 use ndarray::{Array2, ArrayView2};

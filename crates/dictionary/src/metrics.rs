@@ -1,10 +1,9 @@
 use std::collections::BTreeMap;
 
-use ndarray::{Array1, Array2, ArrayView2, Axis, s};
+use ndarray::{Array1, ArrayView2};
 use statrs::distribution::{ContinuousCDF, Normal, StudentsT};
 
 use crate::Codes;
-use crate::product::rows_times_rows;
 
 /// A latent counts as alive when it is active on more rows of the held-out set than this (figure 16 of arXiv 2309.08600).
 pub const ALIVE_MORE_THAN: u64 = 10;
@@ -176,44 +175,11 @@ pub fn column_mean(x: ArrayView2<'_, f32>) -> Array1<f64> {
     mean / (x.nrows() as f64).max(1.0)
 }
 
-/// Mean max cosine similarity from `a` to `b`: the mean over the rows of `a` `[n, d]` of the largest cosine with a row of `b` `[m, d]`.
-/// Signed, and not symmetric. A row of zeros has cosine 0 with everything.
-///
-/// # Panics
-/// If the widths differ or one of the two has no rows.
-#[must_use]
-pub fn mmcs(a: ArrayView2<'_, f32>, b: ArrayView2<'_, f32>) -> f64 {
-    assert_eq!(a.ncols(), b.ncols(), "directions {} and {} wide", a.ncols(), b.ncols());
-    assert!(a.nrows() > 0 && b.nrows() > 0, "mmcs of {} and {} directions", a.nrows(), b.nrows());
-    let (a, b) = (unit_rows(a), unit_rows(b));
-    let mut cosines = vec![0.0; a.nrows().min(256) * b.nrows()];
-    let mut total = 0.0;
-    for tile in a.axis_chunks_iter(Axis(0), 256) {
-        rows_times_rows(tile, &b, &mut cosines);
-        for row in cosines.chunks_exact(b.nrows()).take(tile.nrows()) {
-            total += f64::from(row.iter().copied().fold(f32::NEG_INFINITY, f32::max));
-        }
-    }
-    total / a.nrows() as f64
-}
-
-fn unit_rows(rows: ArrayView2<'_, f32>) -> Array2<f32> {
-    let mut unit = rows.to_owned();
-    for i in 0..unit.nrows() {
-        let mut row = unit.slice_mut(s![i, ..]);
-        let norm = row.dot(&row).sqrt();
-        if norm > 0.0 {
-            row /= norm;
-        }
-    }
-    unit
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{Dictionary, LinearDictionary};
-    use ndarray::{Array2, Axis};
+    use ndarray::{Array2, Axis, s};
     use proptest::prelude::*;
 
     fn evaluate(x: &Array2<f32>, x_hat: &Array2<f32>, codes: &Codes, chunk: usize) -> Evaluation {
@@ -270,12 +236,6 @@ mod tests {
             // Not bitwise: another number of columns may take another path through the product.
             prop_assert!((wide.fvu.value - whole.fvu.value).abs() < 1e-5 * whole.fvu.value.max(1.0));
             prop_assert_eq!(wide.dead_latents(), whole.dead_latents() + 1);
-        }
-
-        #[test]
-        fn mmcs_of_a_set_with_itself_is_one_and_ignores_length(x in rows(), scale in 0.1_f32..10.0) {
-            prop_assume!(x.rows().into_iter().all(|r| r.dot(&r) > 1e-3));
-            prop_assert!((mmcs(x.view(), (&x * scale).view()) - 1.0).abs() < 1e-5);
         }
     }
 

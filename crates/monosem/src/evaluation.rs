@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use monosem_activations::{ActivationError, HookStore};
-use monosem_dictionary::{Dictionary, Evaluation, Evaluator, column_mean};
+use monosem_dictionary::{Codes, Dictionary, Evaluation, Evaluator, column_mean};
 use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis, s};
 
 /// Rows read, encoded or decoded at once.
@@ -100,9 +100,20 @@ impl Rows {
 
 /// FVU, L0 and activity of a dictionary on rows `x` `[n, d_in]`, whose groups give the intervals.
 pub(crate) fn evaluate(dictionary: &dyn Dictionary, x: ArrayView2<'_, f32>, groups: &[u32]) -> Evaluation {
+    evaluate_codes(dictionary, x, groups, &mut |_| ())
+}
+
+/// The same, handing over the codes on their way.
+pub(crate) fn evaluate_codes(
+    dictionary: &dyn Dictionary,
+    x: ArrayView2<'_, f32>,
+    groups: &[u32],
+    each: &mut dyn FnMut(&Codes),
+) -> Evaluation {
     let mut evaluator = Evaluator::new(column_mean(x), dictionary.n_latents());
     for (x, groups) in x.axis_chunks_iter(Axis(0), CHUNK).zip(groups.chunks(CHUNK)) {
         let codes = dictionary.encode(x);
+        each(&codes);
         evaluator.add(x, &codes, dictionary.decode(&codes).view(), groups);
     }
     evaluator.finish()

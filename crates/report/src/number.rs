@@ -116,6 +116,8 @@ pub(crate) fn metric(name: &str) -> &str {
         "alive_latents" => "alive latents",
         "n_latents" => "latents",
         "mmcs" => "MMCS",
+        "matched_cosine" => "cosine of pairs",
+        "matched_same" => "pairs above 0.9",
         "mmcs_next_larger" => "MMCS to the next larger",
         "silent_latents" => "silent latents",
         "ce_loss" => "cross-entropy",

@@ -81,6 +81,11 @@ pub fn render(
         section.title = html(title);
         sections.push((experiment.to_owned(), section));
     }
+    if let Some(mut section) = sections::fidelity::section(&context) {
+        section.title = "The paper, place by place".to_owned();
+        let after_claims = usize::from(sections.first().is_some_and(|(experiment, _)| experiment == "claims"));
+        sections.insert(after_claims, ("fidelity".to_owned(), section));
+    }
     let others: BTreeSet<&str> =
         rows.iter().map(|r| r.experiment.as_str()).chain(features.iter().map(|f| f.experiment.as_str())).collect();
     for experiment in others {

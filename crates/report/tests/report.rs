@@ -169,6 +169,7 @@ fn a_run_has_every_part() {
         headings,
         [
             "Read this first",
+            "The paper, place by place",
             "Dictionaries: reconstruction against sparsity",
             "Training curves",
             "Language modelling with the reconstruction spliced in",
@@ -217,7 +218,7 @@ fn missing_experiments_are_named_and_nothing_is_fine() {
     check_page(&rendered);
     assert!(rendered.figures.is_empty());
     assert!(rendered.html.contains(
-        "Left out, because this run has no such results: <code>claims</code>, <code>dictionary</code>, <code>training</code>, <code>splice</code>, \
+        "Left out, because this run has no such results: <code>claims</code>, <code>dictionary</code>, <code>training</code>, <code>sweep</code>, <code>sweep-training</code>, <code>splice</code>, \
          <code>interp</code>, <code>autointerp</code>, <code>ioi</code>, <code>properties</code>, <code>planted</code>, <code>planted-grid</code>, <code>anchor</code>."
     ));
 }

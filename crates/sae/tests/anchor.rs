@@ -58,5 +58,5 @@ fn train_one(adam: AdamMode, seed: u64) -> [f64; 3] {
     let groups: Vec<u32> = (0..x.nrows() as u32).collect();
     evaluator.add(x.view(), &codes, dictionary.decode(&codes).view(), &groups);
     let evaluation = evaluator.finish();
-    [evaluation.fvu.value, evaluation.l0.value, mmcs(data.features.view(), dictionary.w_dec.view())]
+    [evaluation.fvu.value, evaluation.l0.value, mmcs(data.features.view(), dictionary.w_dec.view()).value]
 }

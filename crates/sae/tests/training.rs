@@ -105,7 +105,7 @@ fn planted_features_are_found() {
             ControlFlow::Continue(())
         });
         let TrainOutcome::Finished(sae) = outcome.unwrap() else { panic!("nothing stops it") };
-        let found = mmcs(data.features.view(), sae.dictionary().w_dec.view());
+        let found = mmcs(data.features.view(), sae.dictionary().w_dec.view()).value;
         println!("{:?}: mmcs {found:.3} {last:?}", config.family);
         assert!(found > 0.9, "{:?}: {found} {last:?}", config.family);
     }

@@ -3,19 +3,18 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use monosem_dictionary::{Activation, Dictionary as _, LinearDictionary, mmcs};
+use monosem_dictionary::{Dictionary, LinearDictionary, mmcs};
 use monosem_graph::{Ctx, Node};
 use monosem_hooks::HookPoint;
 use monosem_report::ResultRow;
 use serde_json::json;
 
-use super::baselines::{self, SIGNED, TOP_K};
+use super::baselines::{self, GAIN_ROWS};
 use super::{Label, capture, read_json, sae, sae_name, sae_setting, save_rows, write_json};
 use crate::evaluation::evaluate;
 use crate::profile::Language;
 
-/// Training rows behind the decoder gain of random directions.
-const GAIN_ROWS: usize = 8192;
+pub(super) use super::baselines::random;
 
 /// The k that the paper gives its top-k baselines, for the nodes that follow.
 const PAPER_K: &str = "paper_k.json";
@@ -26,7 +25,7 @@ pub(super) fn name(hook: HookPoint) -> String {
 
 pub(super) fn node(language: &Language, hook: HookPoint) -> Node<'_> {
     let mut deps = vec![capture::TRAIN.into(), capture::HELD_OUT.into()];
-    deps.extend([baselines::pca_name(hook), baselines::ica_name(hook)]);
+    deps.extend(baselines::names(language, hook));
     deps.extend(language.cases().into_iter().map(|(ratio, alpha)| sae_name(hook, ratio, alpha)));
     if !language.families.is_empty() {
         deps.push(sae::families_name(hook));
@@ -38,12 +37,19 @@ pub(super) fn node(language: &Language, hook: HookPoint) -> Node<'_> {
         "evaluate": language.evaluate,
         "top_k": language.baselines.top_k,
         "match_alpha": language.baselines.match_alpha,
-        "random_ratio": language.baselines.random_ratio,
-        "seed": language.baselines.seed,
+        "baselines": baselines::params(language),
         "ratios": language.sae.ratios,
         "alphas": language.sae.alphas,
     });
-    let code = ["dictionary", "activations", "monosem/nodes/measure", "monosem/nodes/sae", "monosem/evaluation"];
+    let code = [
+        "dictionary",
+        "decompose",
+        "activations",
+        "monosem/nodes/measure",
+        "monosem/nodes/baselines",
+        "monosem/nodes/sae",
+        "monosem/evaluation",
+    ];
     super::node(name(hook), deps, params, &code, 30.0, move |ctx| run(language, hook, ctx))
 }
 
@@ -51,7 +57,7 @@ fn run(language: &Language, hook: HookPoint, ctx: &Ctx<'_>) -> Result<()> {
     let (x, groups) = sae::rows(language, hook, capture::HELD_OUT, ctx)?.sample(language.evaluate.rows)?;
     let saes = autoencoders(language, hook, ctx)?;
     let mut rows = Vec::new();
-    let mut measure = |label: &Label, dictionary: &LinearDictionary| -> Result<f64> {
+    let mut measure = |label: &Label, dictionary: &dyn Dictionary| -> Result<f64> {
         ctx.check()?;
         let evaluation = evaluate(dictionary, x.view(), &groups);
         let n = evaluation.n;
@@ -66,7 +72,8 @@ fn run(language: &Language, hook: HookPoint, ctx: &Ctx<'_>) -> Result<()> {
     // The paper's k is the mean L0 of the autoencoder of the smallest ratio at least 1 whose alpha is nearest to the one it names.
     let mut paper_k = None;
     let distance = |alpha: f32| (alpha.ln() - language.baselines.match_alpha.ln()).abs();
-    let total = (saes.len() + language.families.len()) as u64 + 3 + 3 * (language.baselines.top_k.len() as u64 + 1);
+    let of_each_k = if language.baselines.nmf.is_some() { 4 } else { 3 };
+    let total = (saes.len() + language.families.len() + 6 + of_each_k * (language.baselines.top_k.len() + 1)) as u64;
     let mut done = 0;
     let mut progress = || {
         done += 1;
@@ -87,68 +94,21 @@ fn run(language: &Language, hook: HookPoint, ctx: &Ctx<'_>) -> Result<()> {
     let paper_k = paper_k.map_or(1, |(_, l0)| (l0.round() as usize).max(1));
     write_json(&ctx.out().join(PAPER_K), &json!(paper_k))?;
 
-    let of = |node: String, folder: &str| -> Result<LinearDictionary> { load(&ctx.dep(&node)?.join(folder)) };
-    let d_in = x.ncols();
-    let plain = [
-        ("identity", LinearDictionary::identity(d_in)),
-        ("identity-relu", LinearDictionary::identity_relu(d_in)),
-        ("pca", of(baselines::pca_name(hook), SIGNED)?),
-        ("ica", of(baselines::ica_name(hook), SIGNED)?),
-    ];
-    for (method, dictionary) in &plain {
-        measure(&label(method, hook, ""), dictionary)?;
-        progress();
-    }
     let mut top_k: Vec<usize> = language.baselines.top_k.clone();
     top_k.push(paper_k);
     top_k.sort_unstable();
     top_k.dedup();
     let (gain_rows, _) = sae::rows(language, hook, capture::TRAIN, ctx)?.sample(GAIN_ROWS)?;
-    for k in top_k {
-        for method in ["pca-topk", "ica-topk", "random-topk"] {
-            let dictionary = top_k_dictionary(method, hook, k, language, ctx, || gain_rows.view())?;
-            measure(&label(method, hook, &format!("k={k}")), &dictionary)?;
-            progress();
-        }
+    for baseline in baselines::all(language, hook, &top_k, gain_rows.view(), ctx)? {
+        measure(&label(baseline.method, hook, &baseline.setting), &*baseline.dictionary)?;
+        progress();
     }
-    let mut random = random(language, d_in, Activation::Relu);
-    random.fit_decoder_gain(gain_rows.view());
-    measure(&label("random-relu", hook, ""), &random)?;
-
     rows.extend(similarities(&saes, hook));
     save_rows(ctx, &rows)
 }
 
 fn label(method: &str, hook: HookPoint, setting: &str) -> Label {
     Label::new("dictionary", method, hook, setting)
-}
-
-pub(super) fn random(language: &Language, d_in: usize, activation: Activation) -> LinearDictionary {
-    let n_latents = ((language.baselines.random_ratio * d_in as f64).round() as usize).max(1);
-    LinearDictionary::random(n_latents, d_in, activation, language.baselines.seed)
-}
-
-/// A top-k baseline by the name of its method; random directions get the decoder gain that fits `gain_rows` best.
-pub(super) fn top_k_dictionary<'r>(
-    method: &str,
-    hook: HookPoint,
-    k: usize,
-    language: &Language,
-    ctx: &Ctx<'_>,
-    gain_rows: impl Fn() -> ndarray::ArrayView2<'r, f32>,
-) -> Result<LinearDictionary> {
-    let activation = Activation::TopK { k };
-    let node = match method {
-        "pca-topk" => baselines::pca_name(hook),
-        "ica-topk" => baselines::ica_name(hook),
-        _ => {
-            let rows = gain_rows();
-            let mut dictionary = random(language, rows.ncols(), activation);
-            dictionary.fit_decoder_gain(rows);
-            return Ok(dictionary);
-        }
-    };
-    Ok(LinearDictionary { activation, ..load(&ctx.dep(&node)?.join(TOP_K))? })
 }
 
 /// The paper's k as `measure-HOOK` found it.
@@ -192,7 +152,7 @@ fn similarities(saes: &[Trained], hook: HookPoint) -> Vec<ResultRow> {
         let Some(large) = larger.min_by(|a, b| a.ratio.total_cmp(&b.ratio)) else { continue };
         let value = mmcs(small.dictionary.w_dec.view(), large.dictionary.w_dec.view());
         let label = label("sae-tied", hook, &small.setting()).with_setting(&format!("to=ratio {}", large.ratio));
-        rows.push(label.row("mmcs", value, small.dictionary.n_latents() as u64, "cosine"));
+        rows.push(label.estimate("mmcs", value, small.dictionary.n_latents() as u64, "cosine"));
     }
     rows
 }

@@ -8,6 +8,7 @@ mod autointerp;
 mod baselines;
 mod capture;
 mod corpus;
+mod curve;
 mod fetch;
 mod grid;
 mod interp;
@@ -17,6 +18,7 @@ mod planted;
 mod properties;
 mod sae;
 mod splice;
+mod sweep;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -60,10 +62,13 @@ fn of_language<'a>(language: &'a Language, assets: &'a Assets) -> Vec<Node<'a>> 
     let mut nodes = fetch::nodes(language, assets);
     nodes.extend(corpus::nodes(language, assets));
     nodes.extend(capture::nodes(language, assets));
+    for hook in language.hooks() {
+        nodes.extend(baselines::nodes(language, hook));
+    }
+    nodes.extend(sweep::nodes(language));
     for hook in &language.capture.hooks {
         nodes.extend(sae::nodes(language, *hook));
         nodes.extend(sae::families_node(language, *hook));
-        nodes.extend(baselines::nodes(language, *hook));
         nodes.push(measure::node(language, *hook));
         nodes.push(splice::node(language, *hook, assets));
     }

@@ -12,6 +12,7 @@ use monosem_sae::{
 use ndarray::{Array2, ArrayViewMut2, Axis, concatenate};
 use serde_json::json;
 
+use super::curve::Curve;
 use super::{Label, anchors, grid, node, sae_setting, save_rows};
 use crate::device;
 use crate::evaluation::evaluate;
@@ -25,8 +26,15 @@ const CURVE_POINTS: u64 = 20;
 const FRESH: u64 = 1 << 40;
 
 /// What a node's key covers whose work is [`train`] and [`measured`], besides its own file.
-pub(super) const CODE: [&str; 6] =
-    ["sae", "sae-cuda", "dictionary", "monosem/nodes/planted", "monosem/device", "monosem/evaluation"];
+pub(super) const CODE: [&str; 7] = [
+    "sae",
+    "sae-cuda",
+    "dictionary",
+    "monosem/nodes/planted",
+    "monosem/nodes/curve",
+    "monosem/device",
+    "monosem/evaluation",
+];
 
 pub(super) fn nodes(planted: &Planted) -> Vec<Node<'_>> {
     let mut nodes = Vec::new();
@@ -97,7 +105,7 @@ pub(super) fn measured(
         label.estimate("l0", evaluation.l0, n, "latents"),
         label.row("dead_latents", evaluation.dead_latents() as f64, n, "latents"),
         label.row("n_latents", dictionary.w_dec.nrows() as f64, n, "latents"),
-        label.row("mmcs", mmcs(data.features.view(), dictionary.w_dec.view()), features, "cosine"),
+        label.estimate("mmcs", mmcs(data.features.view(), dictionary.w_dec.view()), features, "cosine"),
     ]
 }
 
@@ -150,20 +158,15 @@ fn run(planted: &Planted, generator: Generator, ratio: f64, alpha: f32, ctx: &Ct
     let train_config = planted.train_config(ratio, alpha);
 
     let training = Label { experiment: "training", ..label.clone() };
-    let curve_file = ctx.partial().join("curve.json");
-    let mut curve: Vec<ResultRow> =
-        if curve_file.is_file() { monosem_report::read_results(&curve_file)? } else { Vec::new() };
+    let mut curve = Curve::open(ctx)?;
     let mut failed = None;
     let mut on_step = |_: usize, step: u64, _: &StepStats, trainer: &dyn Trainer| {
         ctx.progress(step, planted.steps, "steps");
         if step.is_multiple_of((planted.steps / CURVE_POINTS).max(1)) {
             let label = training.with_setting(&format!("step={step}"));
-            curve.retain(|row| row.setting != label.setting);
             let noted = trainer.dictionary().map_err(anyhow::Error::from).and_then(|dictionary| {
-                curve.extend(
-                    measured(&label, &dictionary, &data, &fresh).into_iter().filter(|row| row.metric != "n_latents"),
-                );
-                Ok(monosem_report::write_results(&curve_file, &curve)?)
+                let point = measured(&label, &dictionary, &data, &fresh);
+                curve.add(point.into_iter().filter(|row| row.metric != "n_latents").collect())
             });
             if let Err(error) = noted {
                 failed = Some(error);
@@ -194,6 +197,7 @@ fn run(planted: &Planted, generator: Generator, ratio: f64, alpha: f32, ctx: &Ct
     };
     let dictionary = trained[0].dictionary();
     dictionary.save(&ctx.out().join(super::sae::DICTIONARY), json!({ "method": "sae-tied", "train": train_config }))?;
-    curve.extend(measured(&label, &dictionary, &data, &fresh));
-    save_rows(ctx, &curve)
+    let mut rows = curve.into_rows();
+    rows.extend(measured(&label, &dictionary, &data, &fresh));
+    save_rows(ctx, &rows)
 }

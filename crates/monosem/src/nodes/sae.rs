@@ -7,14 +7,14 @@ use monosem_activations::{Batches, Store};
 use monosem_dictionary::LinearDictionary;
 use monosem_graph::{Ctx, Node};
 use monosem_hooks::HookPoint;
-use monosem_report::ResultRow;
 use monosem_sae::{OnStep, RunOptions, Sae, Spaces, StepStats, TrainConfig, TrainOutcome, Trainer};
 use ndarray::{Array2, ArrayViewMut2};
 use serde_json::json;
 
+use super::curve::{self, Curve};
 use super::{Label, capture, node, sae_name, sae_setting, save_rows, write_json};
 use crate::device;
-use crate::evaluation::{Rows, evaluate};
+use crate::evaluation::Rows;
 use crate::profile::{FamilyCase, Interp, Language};
 
 /// The dictionary inside the node's folder.
@@ -22,6 +22,10 @@ pub(super) const DICTIONARY: &str = "dictionary";
 
 /// Rows behind the scale of the activations.
 const SCALE_ROWS: usize = 65_536;
+
+/// What a node's key covers whose work is [`fit_all`].
+pub(super) const CODE: [&str; 6] =
+    ["sae", "sae-cuda", "activations", "monosem/nodes/sae", "monosem/device", "monosem/evaluation"];
 
 /// Steps between checkpoints: a second run loses at most this much.
 const CHECKPOINT_EVERY: u64 = 100;
@@ -39,7 +43,7 @@ pub(super) fn nodes(language: &Language, hook: HookPoint) -> Vec<Node<'_>> {
             "curve_rows": language.sae.curve_rows,
         });
         let deps = vec![capture::TRAIN.into(), capture::HELD_OUT.into()];
-        let code = ["sae", "sae-cuda", "activations", "monosem/nodes/sae", "monosem/device", "monosem/evaluation"];
+        let code = [&CODE[..], &["monosem/nodes/curve"]].concat();
         let weight = config.steps as f64 * config.batch as f64 * ratio / 160_000.0;
         node(sae_name(hook, ratio, alpha), deps, params, &code, weight, move |ctx| {
             run(language, hook, ratio, alpha, ctx)
@@ -57,21 +61,13 @@ fn run(language: &Language, hook: HookPoint, ratio: f64, alpha: f32, ctx: &Ctx<'
     let config = language.train_config(ratio, alpha, rows.width());
     let label = Label::new("training", "sae-tied", hook, sae_setting(ratio, alpha));
 
-    // A resumed run starts with the curve of the part that was done.
-    let curve_file = ctx.partial().join("curve.json");
-    let mut curve: Vec<ResultRow> =
-        if curve_file.is_file() { monosem_report::read_results(&curve_file)? } else { Vec::new() };
+    let mut curve = Curve::open(ctx)?;
     let mut failed = None;
     let mut on_step = |step: u64, stats: &StepStats, trainer: &dyn Trainer| {
         ctx.progress(step, config.steps, "steps");
         if step.is_multiple_of(language.sae.curve_every) || step == config.steps {
-            let noted = trainer.dictionary().map_err(anyhow::Error::from).and_then(|dictionary| {
-                let point = curve_point(&label, step, stats, &dictionary, &curve_rows);
-                // After a resume a step may come again: it comes out the same, and counts once.
-                curve.retain(|row| !point.iter().any(|new| new.setting == row.setting));
-                curve.extend(point);
-                Ok(monosem_report::write_results(&curve_file, &curve)?)
-            });
+            let dictionary = trainer.dictionary().map_err(anyhow::Error::from);
+            let noted = dictionary.and_then(|d| curve.add(curve::point(&label, step, stats, &d, &curve_rows)));
             if let Err(error) = noted {
                 failed = Some(error);
                 return ControlFlow::Break(());
@@ -93,7 +89,7 @@ fn run(language: &Language, hook: HookPoint, ratio: f64, alpha: f32, ctx: &Ctx<'
         &ctx.out().join("training.json"),
         &json!({ "input_scale": scale, "config": config, "rows": rows.len() }),
     )?;
-    save_rows(ctx, &curve)
+    save_rows(ctx, &curve.into_rows())
 }
 
 /// The control `sae-random-HOOK`: an autoencoder like one of the others, on the model with weights drawn anew.
@@ -104,10 +100,9 @@ pub(super) fn random_node<'a>(language: &'a Language, interp: &'a Interp, hook: 
         "hook": hook, "ratio": interp.ratio, "config": config, "max_norm": language.max_norm,
         "scale_inputs": language.sae.scale_inputs,
     });
-    let code = ["sae", "sae-cuda", "activations", "monosem/nodes/sae", "monosem/device", "monosem/evaluation"];
     let weight = config.steps as f64 * config.batch as f64 * interp.ratio / 160_000.0;
     let deps = vec![capture::RANDOM_TRAIN.into()];
-    let node = node(random_name(hook), deps, params, &code, weight, move |ctx| {
+    let node = node(random_name(hook), deps, params, &CODE, weight, move |ctx| {
         let rows = rows(language, hook, capture::RANDOM_TRAIN, ctx)?;
         let config = language.train_config(interp.ratio, interp.alpha, rows.width());
         let config =
@@ -142,10 +137,9 @@ pub(super) fn families_node(language: &Language, hook: HookPoint) -> Option<Node
         "hook": hook, "train": configs(1), "ratios": language.families.iter().map(|case| case.ratio).collect::<Vec<_>>(),
         "max_norm": language.max_norm, "scale_inputs": language.sae.scale_inputs,
     });
-    let code = ["sae", "sae-cuda", "activations", "monosem/nodes/sae", "monosem/device", "monosem/evaluation"];
     let size: f64 = language.families.iter().map(|case| case.ratio).sum();
     let weight = language.sae.steps as f64 * language.sae.batch as f64 * size / 140_000.0;
-    let node = node(families_name(hook), vec![capture::TRAIN.into()], params, &code, weight, move |ctx| {
+    let node = node(families_name(hook), vec![capture::TRAIN.into()], params, &CODE, weight, move |ctx| {
         let rows = rows(language, hook, capture::TRAIN, ctx)?;
         let configs = configs(rows.width());
         for (config, case) in configs.iter().zip(&language.families) {
@@ -200,7 +194,7 @@ fn fit(
 }
 
 /// As [`fit`], several that read the same batches.
-fn fit_all(
+pub(super) fn fit_all(
     rows: &Rows,
     configs: &[TrainConfig],
     scale_inputs: bool,
@@ -228,23 +222,6 @@ fn fit_all(
             Err(anyhow!("training stopped early although nothing asked it to"))
         }
     }
-}
-
-fn curve_point(
-    label: &Label,
-    step: u64,
-    stats: &StepStats,
-    dictionary: &LinearDictionary,
-    held_out: &(Array2<f32>, Vec<u32>),
-) -> Vec<ResultRow> {
-    let label = label.with_setting(&format!("step={step}"));
-    let evaluation = evaluate(dictionary, held_out.0.view(), &held_out.1);
-    vec![
-        label.estimate("fvu", evaluation.fvu, evaluation.n, "1"),
-        label.row("l0", evaluation.l0.value, evaluation.n, "latents"),
-        label.row("dead_latents", evaluation.dead_latents() as f64, evaluation.n, "latents"),
-        label.row("loss", f64::from(stats.loss), 1, "1"),
-    ]
 }
 
 /// The rows that count of a hook point in one of the stores.

@@ -3,15 +3,14 @@
 use anyhow::{Result, ensure};
 use monosem_assets::Assets;
 use monosem_corpus::Contexts;
-use monosem_dictionary::{Estimate, LinearDictionary, column_mean};
+use monosem_dictionary::{Dictionary, Estimate, column_mean};
 use monosem_graph::{Ctx, Node};
 use monosem_hooks::HookPoint;
 use monosem_report::ResultRow;
 use ndarray::s;
 use serde_json::json;
 
-use super::baselines::{self, SIGNED};
-use super::{Label, capture, corpus, measure, model_inputs, model_params, sae, sae_name, save_rows};
+use super::{Label, baselines, capture, corpus, measure, model_inputs, model_params, sae, sae_name, save_rows};
 use crate::fetch;
 use crate::profile::Language;
 use crate::splicing::{ContextLoss, Edit, Splicer};
@@ -21,7 +20,10 @@ const MEAN_ROWS: usize = 8192;
 
 pub(super) fn node<'a>(language: &'a Language, hook: HookPoint, assets: &'a Assets) -> Node<'a> {
     let mut deps = vec![corpus::NAME.into(), capture::TRAIN.into(), measure::name(hook)];
-    deps.extend([baselines::pca_name(hook), baselines::ica_name(hook)]);
+    deps.extend(baselines::names(language, hook));
+    if !language.families.is_empty() {
+        deps.push(sae::families_name(hook));
+    }
     deps.extend(language.cases().into_iter().map(|(ratio, alpha)| sae_name(hook, ratio, alpha)));
     let params = json!({
         "hook": hook,
@@ -29,21 +31,23 @@ pub(super) fn node<'a>(language: &'a Language, hook: HookPoint, assets: &'a Asse
         "max_norm": language.max_norm,
         "splice": language.splice,
         "drop_positions": language.capture.drop_positions,
-        "random_ratio": language.baselines.random_ratio,
-        "seed": language.baselines.seed,
+        "baselines": baselines::params(language),
+        "families": language.families,
         "ratios": language.sae.ratios,
         "alphas": language.sae.alphas,
     });
     let code = [
         "dictionary",
+        "decompose",
         "lm",
         "activations",
         "monosem/nodes/splice",
         "monosem/nodes/sae",
+        "monosem/nodes/baselines",
         "monosem/evaluation",
         "monosem/splicing",
     ];
-    let passes = language.cases().len() + 6 + 3 * (language.splice.top_k.len() + 1);
+    let passes = language.cases().len() + language.families.len() + 7 + 4 * (language.splice.top_k.len() + 1);
     let weight = (passes * language.splice.contexts * language.corpus.context) as f64 / 900.0;
     let mut node =
         super::node(format!("splice-{hook}"), deps, params, &code, weight, move |ctx| run(language, hook, assets, ctx));
@@ -62,28 +66,29 @@ fn run(language: &Language, hook: HookPoint, assets: &Assets, ctx: &Ctx<'_>) -> 
 
     let mut labels = vec![label("identity", hook, "ablation=none"), label("identity", hook, "ablation=mean")];
     labels.push(label("identity", hook, "ablation=zero"));
-    let mut dictionaries = Vec::new();
+    let mut dictionaries: Vec<Box<dyn Dictionary>> = Vec::new();
+    let mut push = |label: Label, dictionary| {
+        labels.push(label);
+        dictionaries.push(dictionary);
+    };
     for sae in measure::autoencoders(language, hook, ctx)? {
-        labels.push(label("sae-tied", hook, &sae.setting()));
-        dictionaries.push(sae.dictionary);
+        push(label("sae-tied", hook, &sae.setting()), Box::new(sae.dictionary) as Box<dyn Dictionary>);
     }
-    let signed = |node: String| -> Result<_> { Ok(LinearDictionary::load(&ctx.dep(&node)?.join(SIGNED))?) };
-    labels.extend(["identity-relu", "pca", "ica"].map(|method| label(method, hook, "")));
-    dictionaries.push(LinearDictionary::identity_relu(rows.ncols()));
-    dictionaries.push(signed(baselines::pca_name(hook))?);
-    dictionaries.push(signed(baselines::ica_name(hook))?);
+    for (case, dictionary) in language.families.iter().zip(sae::families(language, hook, ctx)?) {
+        push(label(&case.method(), hook, &case.setting()), Box::new(dictionary));
+    }
     let mut top_k = language.splice.top_k.clone();
     top_k.push(measure::paper_k(hook, ctx)?);
     top_k.sort_unstable();
     top_k.dedup();
-    for k in top_k {
-        for method in ["pca-topk", "ica-topk", "random-topk"] {
-            labels.push(label(method, hook, &format!("k={k}")));
-            dictionaries.push(measure::top_k_dictionary(method, hook, k, language, ctx, || rows.view())?);
+    for baseline in baselines::all(language, hook, &top_k, rows.view(), ctx)? {
+        // The identity replaces activations by themselves.
+        if !["identity", "random-relu"].contains(&baseline.method) {
+            push(label(baseline.method, hook, &baseline.setting), baseline.dictionary);
         }
     }
     let mut edits = vec![Edit::None, Edit::Mean(&mean), Edit::Zero];
-    edits.extend(dictionaries.iter().map(|dictionary| Edit::Reconstruction(dictionary)));
+    edits.extend(dictionaries.iter().map(|dictionary| Edit::Reconstruction(&**dictionary)));
 
     let batch = language.splice.batch_contexts;
     let total = (n.div_ceil(batch) * (edits.len() + 1)) as u64;

@@ -13,6 +13,7 @@ const EMBEDDED: &[(&str, &str)] = &[
     ("smollm2-interp", include_str!("../../profiles/smollm2-interp.toml")),
     ("smollm2-llm", include_str!("../../profiles/smollm2-llm.toml")),
     ("smollm2-mlp", include_str!("../../profiles/smollm2-mlp.toml")),
+    ("smollm2-sweep", include_str!("../../profiles/smollm2-sweep.toml")),
     ("planted", include_str!("../../profiles/planted.toml")),
     ("smollm2-full", include_str!("../../profiles/smollm2-full.toml")),
     ("toy", include_str!("../../profiles/toy.toml")),

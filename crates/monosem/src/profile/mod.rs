@@ -13,12 +13,14 @@ use crate::text::Texts;
 mod claims;
 mod layers;
 mod planted;
+mod sweep;
 
 use claims::distinct;
 pub(crate) use claims::thresholds;
 pub use claims::{Asked, Interp, Ioi, Properties, RandomModel};
 pub use layers::{Loaded, embedded, load};
 pub use planted::{Anchor, Generator, Grid, Planted};
+pub use sweep::{Sweep, SweptFamily};
 
 /// Every setting of one run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -63,6 +65,9 @@ pub struct Language {
     /// Autoencoders of other families, trained at every hook point in one pass and compared with the others.
     #[serde(default)]
     pub families: Vec<FamilyCase>,
+    /// Many autoencoders at many places, measured but not interpreted.
+    #[serde(default)]
+    pub sweep: Vec<Sweep>,
     /// What the autoencoders are compared with.
     pub baselines: Baselines,
     /// How dictionaries are measured on held-out rows.
@@ -208,8 +213,25 @@ pub struct Baselines {
     pub ica_tol: f64,
     /// Number of random directions, as a multiple of the width.
     pub random_ratio: f64,
-    /// Draws FastICA's start and the random directions.
+    /// Draws the starts of FastICA and NMF and the random directions.
     pub seed: u64,
+    /// Non-negative matrix factorisation of the activations above their minimum; none to go without, as the paper did.
+    #[serde(default)]
+    pub nmf: Option<Nmf>,
+}
+
+/// How non-negative matrix factorisation is run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Nmf {
+    /// Rows that it is fitted on.
+    pub rows: usize,
+    /// Number of components as a multiple of the width.
+    pub ratio: f64,
+    /// Most iterations.
+    pub max_iter: usize,
+    /// It has converged when the error falls by less than this in an iteration, relative to the first.
+    pub tol: f64,
 }
 
 /// How dictionaries are measured.
@@ -307,6 +329,13 @@ impl Language {
         if let Some(properties) = &self.properties {
             properties.validate()?;
         }
+        if let Some(nmf) = &self.baselines.nmf {
+            positive("language.baselines.nmf.ratio", &[nmf.ratio])?;
+            if nmf.rows == 0 {
+                bail!("language.baselines.nmf.rows must be at least 1");
+            }
+        }
+        self.validate_sweeps()?;
         Ok(())
     }
 
@@ -351,7 +380,8 @@ fn cases(ratios: &[f64], alphas: &[f32]) -> Vec<(f64, f32)> {
     ratios.iter().flat_map(|ratio| alphas.iter().map(|alpha| (*ratio, *alpha))).collect()
 }
 
-fn latents(ratio: f64, d_in: usize) -> usize {
+/// The number of latents of a dictionary `ratio` times as large as what it reads is wide.
+pub(crate) fn latents(ratio: f64, d_in: usize) -> usize {
     ((ratio * d_in as f64).round() as usize).max(1)
 }
 

@@ -24,33 +24,44 @@ pub(super) fn section(context: &Context<'_>, rows: &[&ResultRow]) -> Result<Sect
     for hook in hooks_of(rows) {
         let here: Vec<&ResultRow> = rows.iter().copied().filter(|r| r.hook == hook).collect();
         section.hook_heading(&hook);
-        let series = against_l0(&here, &here, "fvu");
-        if !series.is_empty() {
-            let used = here.iter().copied().filter(|r| r.metric == "fvu");
-            let caption = format!(
-                "<b>FVU against L0</b> at {}. Each line joins one autoencoder size (R = latents / width) over its sparsity \
-                 coefficients α, or a top-k baseline over k; single points are methods without such a setting. FVU: squared error \
-                 over variance around the per-dimension mean; L0: mean number of nonzero codes per vector. Both on held-out \
-                 activation vectors, {}; whiskers: 95 % interval of FVU where one was computed. An arrow ↑ gives the value of a \
-                 point beyond the upper edge.",
-                on_what(context, &hook),
-                table::n_in_words(used),
-            );
-            let panel = Panel {
-                title: String::new(),
-                x: AxisSpec::log("L0 (active latents per vector, log scale)"),
-                y: AxisSpec::linear("FVU (fraction of variance unexplained)").with_zero().capped(1.2),
-                series,
-                references: Vec::new(),
-            };
-            let name = format!("fvu-l0-{hook}");
-            section.figure(&name, &format!("FVU against L0 at {hook}"), &caption, draw_grid(&[panel], 1, 360.0))?;
-        }
+        pareto(context, &mut section, &hook, &here, &format!("fvu-l0-{hook}"))?;
         equal_sparsity(&mut section, &here);
         dead(context, &mut section, &hook, &here)?;
         tables(&mut section, &here);
     }
     Ok(section)
+}
+
+/// FVU against L0 of every method at a hook point.
+pub(super) fn pareto(
+    context: &Context<'_>,
+    section: &mut Section,
+    hook: &str,
+    rows: &[&ResultRow],
+    name: &str,
+) -> Result<(), ReportError> {
+    let series = against_l0(rows, rows, "fvu");
+    if series.is_empty() {
+        return Ok(());
+    }
+    let used = rows.iter().copied().filter(|r| r.metric == "fvu");
+    let caption = format!(
+        "<b>FVU against L0</b> at {}. Each line joins one autoencoder size (R = latents / width) over its sparsity \
+         coefficients α, or a top-k baseline over k; single points are methods without such a setting. FVU: squared error \
+         over variance around the per-dimension mean; L0: mean number of nonzero codes per vector. Both on held-out \
+         activation vectors, {}; whiskers: 95 % interval of FVU where one was computed. An arrow ↑ gives the value of a \
+         point beyond the upper edge.",
+        on_what(context, hook),
+        table::n_in_words(used),
+    );
+    let panel = Panel {
+        title: String::new(),
+        x: AxisSpec::log("L0 (active latents per vector, log scale)"),
+        y: AxisSpec::linear("FVU (fraction of variance unexplained)").with_zero().capped(1.2),
+        series,
+        references: Vec::new(),
+    };
+    section.figure(name, &format!("FVU against L0 at {hook}"), &caption, draw_grid(&[panel], 1, 360.0))
 }
 
 /// One series per method and size, `metric` over L0; L0 comes from `l0_rows` with the same method, hook and setting.

@@ -4,6 +4,7 @@ mod autointerp;
 mod claims;
 mod dictionary;
 mod features;
+pub(crate) mod fidelity;
 mod generic;
 mod interp;
 mod ioi;
@@ -13,6 +14,7 @@ mod planted;
 mod planted_grid;
 mod properties;
 mod splice;
+mod sweep;
 mod training;
 
 use std::cmp::Ordering;
@@ -100,10 +102,12 @@ impl Section {
 type Build = fn(&Context<'_>, &[&ResultRow]) -> Result<Section, ReportError>;
 
 /// The experiments that have a section of their own, in the order of the page.
-pub(crate) const KNOWN: [(&str, &str, Build); 11] = [
+pub(crate) const KNOWN: [(&str, &str, Build); 13] = [
     ("claims", "Did the claims of the paper hold here?", claims::section),
     ("dictionary", "Dictionaries: reconstruction against sparsity", dictionary::section),
     ("training", "Training curves", training::section),
+    ("sweep", "Sweeps over size, sparsity and place", sweep::section),
+    ("sweep-training", "Training curves of the sweeps", training::section),
     ("splice", "Language modelling with the reconstruction spliced in", splice::section),
     ("interp", "Interpretability scores", interp::section),
     ("autointerp", "Explanations by a language model, scored several ways", autointerp::section),

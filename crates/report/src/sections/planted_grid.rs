@@ -44,7 +44,8 @@ pub(super) fn section(_: &Context<'_>, rows: &[&ResultRow]) -> Result<Section, R
     Ok(section)
 }
 
-fn heat(rows: &[&ResultRow], (metric, title, log): (&str, &str, bool)) -> Option<Heat> {
+/// The values of a metric, shaded over sizes (down) and coefficients (across); none where it was not measured.
+pub(super) fn heat(rows: &[&ResultRow], (metric, title, log): (&str, &str, bool)) -> Option<Heat> {
     let of: Vec<(Setting, f64)> =
         rows.iter().filter(|r| r.metric == metric).map(|r| (Setting::parse(&r.setting), r.value)).collect();
     let values = |key: &str| {

@@ -22,6 +22,7 @@ const MOST_LINES: usize = 32;
 
 pub(super) fn section(context: &Context<'_>, rows: &[&ResultRow]) -> Result<Section, ReportError> {
     let mut section = Section::new("");
+    let experiment = rows.first().map_or("training", |row| row.experiment.as_str());
     let places = hooks_of(rows).into_iter().flat_map(|hook| {
         let here = rows.iter().filter(|r| r.hook == hook).map(|r| Some(generator_of(r)));
         table::distinct(here).into_iter().map(|generator| (hook.clone(), generator)).collect::<Vec<_>>()
@@ -59,11 +60,11 @@ pub(super) fn section(context: &Context<'_>, rows: &[&ResultRow]) -> Result<Sect
             section.html.push_str(&format!("<h3>Planted features, generator: {}</h3>\n", html(&generator)));
         }
         let (place, name) = match (hook.as_str(), generator.as_str()) {
-            ("", "") => (String::new(), "training".to_owned()),
+            ("", "") => (String::new(), experiment.to_owned()),
             ("", _) => {
-                (format!(" on planted features, generator {}", html(&generator)), format!("training-{generator}"))
+                (format!(" on planted features, generator {}", html(&generator)), format!("{experiment}-{generator}"))
             }
-            _ => (format!(" at {}", on_what(context, &hook)), format!("training-{hook}-{generator}")),
+            _ => (format!(" at {}", on_what(context, &hook)), format!("{experiment}-{hook}-{generator}")),
         };
         curves(&mut section, &place, &name, &here, &runs)?;
         levelled(&mut section, &runs);
