@@ -2,7 +2,7 @@ use std::ops::ControlFlow;
 
 use monosem_dictionary::{Activation, LinearDictionary};
 use ndarray::{Array1, Array2, ArrayView2, Axis, concatenate, s};
-use rand::{RngExt, SeedableRng};
+use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::eigen::{eigh_descending, largest_entry, orient};
 use crate::fastica::fastica;
 use crate::product::product;
-use crate::{DecomposeError, Moments, to_f32};
+use crate::{DecomposeError, Moments, gaussian, to_f32};
 
 /// Rows whitened at once, in `f64`.
 const TILE_ROWS: usize = 1024;
@@ -240,12 +240,6 @@ impl Whitening {
         }
         white
     }
-}
-
-/// A standard normal number, by Box and Muller.
-fn gaussian(rng: &mut ChaCha8Rng) -> f64 {
-    let radius = (-2.0 * (1.0 - rng.random::<f64>()).ln()).sqrt();
-    radius * (std::f64::consts::TAU * rng.random::<f64>()).cos()
 }
 
 #[cfg(test)]

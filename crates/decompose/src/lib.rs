@@ -1,7 +1,8 @@
-//! PCA and FastICA of activations, as dictionaries.
+//! PCA, FastICA and NMF of activations, as dictionaries.
 //!
-//! [`Moments`] takes rows in chunks of any size and gives [`Pca`]; [`Ica`] is fitted to rows in memory. Both turn into
-//! [`LinearDictionary`](monosem_dictionary::LinearDictionary)s, so that they are measured like any other dictionary.
+//! [`Moments`] takes rows in chunks of any size and gives [`Pca`]; [`Ica`] and [`Nmf`] are fitted to rows in memory. All turn into
+//! [`LinearDictionary`](monosem_dictionary::LinearDictionary)s, so that they are measured like any other dictionary; the codes of an NMF are
+//! solved for, by [`NonNegative`].
 //!
 //! ```
 //! use std::ops::ControlFlow;
@@ -27,16 +28,19 @@
 //! # }
 //! ```
 //!
-//! Conventions: activations are rows; a component is a row; matrices are kept in `f64` and go into dictionaries in `f32`.
+//! Conventions: activations are rows; a component is a row; matrices are kept in `f64` (an NMF's in `f32`) and go into dictionaries in `f32`.
 //! Factorisations are LAPACK's, by way of `ndarray-linalg` and the system's OpenBLAS; sums over rows are taken in an order that
 //! does not depend on the number of threads. OpenBLAS may round differently with another number of its own threads
 //! (`OPENBLAS_NUM_THREADS`).
 
+mod descent;
 mod eigen;
 mod error;
 mod fastica;
 mod ica;
 mod moments;
+mod nmf;
+mod nonnegative;
 mod pca;
 mod product;
 mod tanh;
@@ -44,12 +48,22 @@ mod tanh;
 pub use error::DecomposeError;
 pub use ica::{Ica, IcaConfig};
 pub use moments::Moments;
+pub use nmf::{Nmf, NmfConfig};
+pub use nonnegative::NonNegative;
 pub use pca::Pca;
 
 use ndarray::{Array, Dimension};
+use rand::RngExt;
+use rand_chacha::ChaCha8Rng;
 
 fn to_f32<D: Dimension>(values: &Array<f64, D>) -> Array<f32, D> {
     values.mapv(|v| v as f32)
+}
+
+/// A standard normal number, by Box and Muller.
+fn gaussian(rng: &mut ChaCha8Rng) -> f64 {
+    let radius = (-2.0 * (1.0 - rng.random::<f64>()).ln()).sqrt();
+    radius * (std::f64::consts::TAU * rng.random::<f64>()).cos()
 }
 
 #[cfg(test)]

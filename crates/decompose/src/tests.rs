@@ -40,14 +40,32 @@ pub(crate) fn assert_reconstructs(dictionary: &LinearDictionary, x: &Array2<f32>
     }
 }
 
-/// What scikit-learn computed: see `data/golden/decompose.py`.
+/// What scikit-learn computed.
 pub(crate) struct Golden(Vec<u8>);
 
+/// Of PCA and ICA: see `data/golden/decompose.py`.
 pub(crate) fn golden() -> Golden {
-    Golden(std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/../../data/golden/decompose.safetensors")).unwrap())
+    Golden::named("decompose.safetensors")
+}
+
+/// Of NMF: see `data/golden/decompose_nmf.py`.
+pub(crate) fn golden_nmf() -> Golden {
+    Golden::named("decompose-nmf.safetensors")
+}
+
+/// The rows that [`golden_nmf`] is of: those fitted, and those held out.
+pub(crate) fn golden_nmf_rows() -> [Array2<f32>; 2] {
+    let golden = golden();
+    let x = (golden.matrix("x") / golden.vector("scale")).mapv(|v| v as f32);
+    [0..600, 600..700].map(|rows| x.slice(ndarray::s![rows, ..]).to_owned())
 }
 
 impl Golden {
+    fn named(file: &str) -> Self {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../data/golden");
+        Self(std::fs::read(std::path::Path::new(folder).join(file)).unwrap())
+    }
+
     fn values(&self, name: &str) -> (Vec<usize>, Vec<f64>) {
         let tensors = SafeTensors::deserialize(&self.0).unwrap();
         let tensor = tensors.tensor(name).unwrap();
