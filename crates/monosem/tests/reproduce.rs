@@ -81,12 +81,39 @@ curve_rows = 300
 top_k = [4]
 ica_rows = 1500
 ica_max_iter = 20
+[language.baselines.nmf]
+rows = 600
+ratio = 0.5
+max_iter = 20
+tol = 1e-3
+[[language.sweep]]
+hooks = ["blocks.0.hook_resid_post", "blocks.1.hook_resid_post"]
+family = { kind = "tied" }
+ratios = [0.5, 1.0]
+alphas = [0.0, 1e-3]
+seeds = [0, 1]
+steps = 120
+lr_decay_steps = 0
+curve_every = 60
+[[language.sweep.families]]
+family = { kind = "top-k", k = 1 }
+ratio = 1.0
+sparsities = [2, 4]
 [language.evaluate]
 rows = 800
 [language.splice]
 contexts = 6
 batch_contexts = 4
 top_k = [4]
+[language.interp]
+features = 4
+pool = 16
+fragment = 16
+explain_min = 2
+alpha = 1e-3
+[language.interp.random_model]
+tokens = 600
+steps = 20
 "#;
 
 #[test]
@@ -193,6 +220,20 @@ fn the_papers_profile_runs_on_a_model_from_a_hub() {
     assert!((value("splice", "pca", "", "ce_loss") - clean).abs() < 1e-3);
     assert!(value("splice", "identity", "ablation=zero", "loss_recovered").abs() < 1e-9);
     assert!((value("splice", "identity", "ablation=none", "loss_recovered") - 1.0).abs() < 1e-9);
+    // The identity loses nothing, a penalty makes codes sparser, and the k largest are k.
+    assert!(value("sweep", "identity", "", "fvu") < 1e-4);
+    let swept = |setting: &str, metric: &str| value("sweep", "sae-tied", setting, metric);
+    let l0 = |alpha: &str| swept(&format!("ratio=1,alpha={alpha},seed=0"), "l0");
+    assert!(l0("0") > l0("0.001"), "{} {}", l0("0"), l0("0.001"));
+    assert_eq!(value("sweep", "sae-top-k", "ratio=1,k=2", "l0"), 2.0);
+    // Paired one to one, directions are at most as alike as each with its nearest.
+    for to in ["seed 1", "blocks.1.hook_resid_post"] {
+        let setting = format!("ratio=1,alpha=0.001,to={to}");
+        let (nearest, paired) = (swept(&setting, "mmcs"), swept(&setting, "matched_cosine"));
+        assert!(paired <= nearest + 0.05 && nearest < 0.999, "{to}: {paired} {nearest}");
+    }
+    let (nmf, nmf_topk) = (value("sweep", "nmf", "", "l0"), value("sweep", "nmf-topk", "k=4", "l0"));
+    assert!(nmf > nmf_topk && nmf_topk <= 4.0, "{nmf} {nmf_topk}");
     // The model is random, so no loss is worth asserting; the reconstruction is not.
     assert!(value("dictionary", "sae-tied", "ratio=2,alpha=0.001", "fvu") < 0.9);
 

@@ -209,6 +209,10 @@ fn source(out: &mut String, context: &Context<'_>, experiment: &str) {
         all(context.of(experiment).len(), "row", "results.json"),
         all(context.features_of(experiment).len(), "feature", "features.json"),
     ];
+    if parts.iter().all(Option::is_none) {
+        // An account of other sections.
+        return;
+    }
     let _ = write!(
         out,
         "<p class=\"source\"><b>Where these numbers came from:</b> {} whose <code>experiment</code> is <code>{}</code>",

@@ -153,3 +153,57 @@ fn layers(section: &mut Section, rows: &[&ResultRow]) {
         section.html.push_str(&table::wide(caption, &rows, true));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Provenance;
+
+    fn row(setting: String, metric: &str, value: f64) -> ResultRow {
+        ResultRow {
+            experiment: "sweep".into(),
+            method: "sae-tied".into(),
+            hook: "blocks.3.hook_resid_post".into(),
+            setting,
+            metric: metric.into(),
+            value,
+            ci_low: None,
+            ci_high: None,
+            n: 100,
+            unit: "1".into(),
+        }
+    }
+
+    #[test]
+    fn a_sweep_is_a_frontier_maps_and_counts_of_the_first_seed() {
+        let mut rows = Vec::new();
+        for (i, ratio) in [1, 2].into_iter().enumerate() {
+            for (j, alpha) in [0.001, 0.01].into_iter().enumerate() {
+                let of = format!("ratio={ratio},alpha={alpha}");
+                for seed in [7, 8] {
+                    let setting = || format!("{of},seed={seed}");
+                    let value = 0.125 * (1 + i + 2 * j) as f64 * f64::from(seed - 6);
+                    rows.push(row(setting(), "fvu", value));
+                    rows.push(row(setting(), "l0", 64.0 * value));
+                    rows.push(row(setting(), "alive_latents", 100.0 * f64::from(ratio)));
+                    rows.push(row(setting(), "n_latents", 128.0 * f64::from(ratio)));
+                }
+                rows.push(row(format!("{of},to=seed 8"), "mmcs", 0.375));
+                rows.push(row(format!("{of},to=blocks.4.hook_resid_post"), "mmcs", 0.25));
+            }
+        }
+        let provenance = Provenance::default();
+        let context = Context { rows: &rows, features: &[], provenance: &provenance };
+        let built = section(&context, &rows.iter().collect::<Vec<_>>()).unwrap();
+        let svg = |name: &str| {
+            let name = format!("sweep-{name}-blocks.3.hook-resid-post");
+            &built.figures.iter().find(|figure| figure.0 == name).unwrap_or_else(|| panic!("no figure {name}")).1
+        };
+        // FVU of the first seed alone: 1/8 to 4/8, not 2/8 to 8/8.
+        let maps = svg("maps");
+        assert!(maps.contains("0.500") && maps.contains("0.375") && !maps.contains(">1<"), "{maps}");
+        assert!(maps.contains("MMCS to another seed") && !maps.contains("next larger"), "{maps}");
+        assert!(svg("fvu-l0").contains("FVU") && svg("alive").contains("alive latents"));
+        assert!(built.html.contains("From layer to layer") && built.html.contains("blocks.4.hook_resid_post"));
+    }
+}
