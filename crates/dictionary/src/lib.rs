@@ -21,19 +21,23 @@
 //!
 //! Conventions: a latent is a **row** of `w_enc` and of `w_dec`; activations are rows; sums are accumulated in `f64`.
 
+mod absorption;
 mod auroc;
 mod codes;
 pub mod formats;
 mod linear;
 mod metrics;
 mod orient;
+mod probe;
 mod product;
 mod storage;
 
+pub use absorption::{Absorption, AbsorptionRule, main_latents};
 pub use auroc::{Ranking, auroc};
 pub use codes::Codes;
 pub use linear::{Activation, LinearDictionary};
 pub use metrics::{ALIVE_MORE_THAN, Estimate, Evaluation, Evaluator, column_mean, mmcs};
+pub use probe::{Probe, mean_differences};
 pub use storage::{DictionaryError, metadata};
 
 use ndarray::{Array2, ArrayView2};
