@@ -3,7 +3,7 @@
 
 use ndarray::{Array1, ArrayView1, ArrayView2, Axis};
 
-use crate::{Codes, LinearDictionary, Probe, mean_differences};
+use crate::{Codes, LinearDictionary, Probe};
 
 /// When a latent counts as having absorbed the direction of a property in a row.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -139,15 +139,22 @@ fn dot(row: ArrayView1<'_, f32>, weights: &Array1<f64>) -> f64 {
 /// latent raises the F1 of the probe by more than `rise` (0.03 there). At least one where a latent is more active when the property holds, and at
 /// most `most`.
 ///
-/// `codes` `[n, n_latents]` are dense. Latents are taken in the order of [`mean_differences`], the paper's in the order of the weights of a probe with an
-/// L1 penalty; as there, only those that are more active where the property holds are, for the silence of others means nothing. The probes are
-/// [`Probe::fit`] with `c`, their F1 is that on the same rows.
+/// `codes` `[n, n_latents]` are dense, `differences` what [`MeanDifferences`](crate::MeanDifferences) says of them: latents are taken in that order, the
+/// paper's in the order of the weights of a probe with an L1 penalty. As there, only those that are more active where the property holds are, for the
+/// silence of others means nothing. The probes are [`Probe::fit`] with `c`, their F1 is that on the same rows.
 ///
 /// # Panics
-/// If there are not as many rows as labels.
+/// If there are not as many rows as labels, or not as many latents as differences.
 #[must_use]
-pub fn main_latents(codes: ArrayView2<'_, f32>, labels: &[bool], rise: f64, most: usize, c: f64) -> Vec<usize> {
-    let differences = mean_differences(codes, labels);
+pub fn main_latents(
+    codes: ArrayView2<'_, f32>,
+    labels: &[bool],
+    differences: &[f64],
+    rise: f64,
+    most: usize,
+    c: f64,
+) -> Vec<usize> {
+    assert_eq!(codes.ncols(), differences.len(), "{} latents, {} differences", codes.ncols(), differences.len());
     let mut order: Vec<usize> = (0..differences.len()).filter(|latent| differences[*latent] > 0.0).collect();
     order.sort_by(|a, b| differences[*b].total_cmp(&differences[*a]));
     let f1_of = |k: usize| {
@@ -173,7 +180,7 @@ pub fn main_latents(codes: ArrayView2<'_, f32>, labels: &[bool], rise: f64, most
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Activation, Dictionary};
+    use crate::{Activation, Dictionary, MeanDifferences};
     use ndarray::{Array2, s};
 
     const ROWS: usize = 2000;
@@ -215,6 +222,10 @@ mod tests {
         dictionary(eye, eye)
     }
 
+    fn main_latents_of(codes: ArrayView2<'_, f32>, labels: &[bool], most: usize) -> Vec<usize> {
+        main_latents(codes, labels, &MeanDifferences::new(codes).of(labels), 0.03, most, 1.0)
+    }
+
     fn absorbers(
         dictionary: &LinearDictionary,
         main: Option<&[usize]>,
@@ -224,7 +235,7 @@ mod tests {
         let probe = Probe::fit(x.view(), &parent, 1.0).unwrap();
         let codes = dictionary.encode(x.view());
         assert!((dictionary.decode(&codes) - &x).iter().all(|e| e.abs() < 1e-6));
-        let found = main_latents(codes.to_dense().view(), &parent, 0.03, 10, 1.0);
+        let found = main_latents_of(codes.to_dense().view(), &parent, 10);
         let main = main.unwrap_or(&found).to_vec();
         let absorption = Absorption::new(dictionary, &probe, x.view(), &codes, &parent, rule);
         let asked = (0..ROWS).filter(|i| parent[*i]);
@@ -292,10 +303,10 @@ mod tests {
             3 => f32::from(u8::from(i >= 90)),
             _ => 1.0,
         });
-        let mut main = main_latents(codes.view(), &labels, 0.03, 10, 1.0);
+        let mut main = main_latents_of(codes.view(), &labels, 10);
         main.sort_unstable();
         assert_eq!(main, [0, 1, 2]);
-        assert_eq!(main_latents(codes.view(), &labels, 0.03, 2, 1.0).len(), 2);
-        assert_eq!(main_latents(codes.slice(s![.., 3..]), &labels, 0.03, 10, 1.0), [0_usize; 0]);
+        assert_eq!(main_latents_of(codes.view(), &labels, 2).len(), 2);
+        assert_eq!(main_latents_of(codes.slice(s![.., 3..]), &labels, 10), [0_usize; 0]);
     }
 }

@@ -37,7 +37,7 @@ pub use auroc::{Ranking, auroc};
 pub use codes::Codes;
 pub use linear::{Activation, LinearDictionary};
 pub use metrics::{ALIVE_MORE_THAN, Estimate, Evaluation, Evaluator, column_mean, mmcs};
-pub use probe::{Probe, mean_differences};
+pub use probe::{MeanDifferences, Probe};
 pub use storage::{DictionaryError, metadata};
 
 use ndarray::{Array2, ArrayView2};

@@ -3,8 +3,9 @@ use ndarray::{Array1, Array2, ArrayView2, Axis, Zip, s};
 /// Newton's method needs about ten steps; more than this many means that the arithmetic has run out of digits.
 const MAX_STEPS: usize = 100;
 
-/// Half the squared Newton decrement is about how far the objective is above its minimum.
-const TOLERANCE: f64 = 1e-14;
+/// The squared Newton decrement is about twice what the objective is above its minimum. From below this part of the objective on a whole step squares
+/// the error, so that one is enough; much below, the rounding of the objective would hide whether it descends.
+const LAST_STEP: f64 = 1e-10;
 
 /// A linear probe: a logistic regression that tells from a row whether a label holds.
 ///
@@ -75,33 +76,49 @@ impl Probe {
     }
 }
 
-/// By how much each column of `x` `[n, d]` is larger on average where the label holds than elsewhere, in standard deviations of the column over all rows; 0
-/// for a column of one value.
+/// By how much each column is larger on average where a label holds than elsewhere, for many labels of the same rows.
 ///
 /// By magnitude the order is that of the correlation with the label. The latents of a k-sparse probe are chosen so by Gurnee et al. (arXiv
 /// 2305.01610) and SAEBench (arXiv 2503.09532), who take the difference as it is, in units that differ from latent to latent.
-///
-/// # Panics
-/// If there are not as many rows as labels.
-#[must_use]
-pub fn mean_differences(x: ArrayView2<'_, f32>, labels: &[bool]) -> Vec<f64> {
-    assert_eq!(x.nrows(), labels.len(), "{} rows, {} labels", x.nrows(), labels.len());
-    let (mean, deviation) = moments(x);
-    let holds = labels.iter().filter(|label| **label).count() as f64;
-    let rest = labels.len() as f64 - holds;
-    if holds == 0.0 || rest == 0.0 {
-        return vec![0.0; x.ncols()];
+#[derive(Debug, Clone)]
+pub struct MeanDifferences<'x> {
+    x: ArrayView2<'x, f32>,
+    mean: Array1<f64>,
+    deviation: Array1<f64>,
+}
+
+impl<'x> MeanDifferences<'x> {
+    /// For the columns of `x` `[n, d]`.
+    #[must_use]
+    pub fn new(x: ArrayView2<'x, f32>) -> Self {
+        let (mean, deviation) = moments(x);
+        Self { x, mean, deviation }
     }
-    let mut above = Array1::<f64>::zeros(x.ncols());
-    for (row, _) in x.rows().into_iter().zip(labels).filter(|(_, label)| **label) {
-        Zip::from(&mut above).and(row).and(&mean).for_each(|above, x, mean| *above += f64::from(*x) - mean);
+
+    /// The mean of each column where the label holds, less the mean where it does not, in standard deviations of the column over all rows; 0 for a column of
+    /// one value, and where the label is the same everywhere.
+    ///
+    /// # Panics
+    /// If there are not as many labels as rows.
+    #[must_use]
+    pub fn of(&self, labels: &[bool]) -> Vec<f64> {
+        assert_eq!(self.x.nrows(), labels.len(), "{} rows, {} labels", self.x.nrows(), labels.len());
+        let holds = labels.iter().filter(|label| **label).count() as f64;
+        let rest = labels.len() as f64 - holds;
+        if holds == 0.0 || rest == 0.0 {
+            return vec![0.0; self.x.ncols()];
+        }
+        let mut sum = Array1::<f64>::zeros(self.x.ncols());
+        for (row, _) in self.x.rows().into_iter().zip(labels).filter(|(_, label)| **label) {
+            sum.iter_mut().zip(row).for_each(|(sum, x)| *sum += f64::from(*x));
+        }
+        // Deviations from the mean add up to 0, so those of the rest are the opposite.
+        let difference = |((sum, mean), deviation): ((&f64, &f64), &f64)| match *deviation > 0.0 {
+            true => (sum - holds * mean) * (1.0 / holds + 1.0 / rest) / deviation,
+            false => 0.0,
+        };
+        sum.iter().zip(&self.mean).zip(&self.deviation).map(difference).collect()
     }
-    // Deviations from the mean add up to 0, so those of the rest are the opposite.
-    let difference = |(above, deviation): (&f64, &f64)| match *deviation > 0.0 {
-        true => above * (1.0 / holds + 1.0 / rest) / deviation,
-        false => 0.0,
-    };
-    above.iter().zip(&deviation).map(difference).collect()
 }
 
 /// Mean and standard deviation of every column.
@@ -109,10 +126,8 @@ fn moments(x: ArrayView2<'_, f32>) -> (Array1<f64>, Array1<f64>) {
     let mean = crate::column_mean(x);
     let mut square = Array1::<f64>::zeros(x.ncols());
     for row in x.rows() {
-        Zip::from(&mut square)
-            .and(row)
-            .and(&mean)
-            .for_each(|square, x, mean| *square += (f64::from(*x) - mean).powi(2));
+        let values = row.iter().zip(&mean);
+        square.iter_mut().zip(values).for_each(|(square, (x, mean))| *square += (f64::from(*x) - mean).powi(2));
     }
     // What the rounding of a mean leaves of a column of one value is none of its variance.
     Zip::from(&mut square).and(&mean).for_each(|square, mean| {
@@ -148,20 +163,16 @@ fn minimise(z: &Array2<f64>, rows: &[(f64, f64)]) -> Array1<f64> {
         }
         let Some(step) = solve(hessian, &gradient) else { break };
         let decrement = gradient.dot(&step);
-        let lower = (0..40).map(|halvings| 0.5_f64.powi(halvings)).find_map(|size| {
+        if decrement < LAST_STEP * value.max(1.0) {
+            return u - step;
+        }
+        let lower = (0..30).map(|halvings| 0.5_f64.powi(halvings)).find_map(|size| {
             let next = &u - &(&step * size);
             let reached = objective(&next);
             (reached <= value - 0.25 * size * decrement).then_some((next, reached))
         });
-        match lower {
-            Some((next, reached)) => (u, value) = (next, reached),
-            // The whole step is right to within the rounding of the objective.
-            None if decrement < 1e-6 => return u - step,
-            None => break,
-        }
-        if decrement.is_nan() || decrement / 2.0 < TOLERANCE {
-            break;
-        }
+        let Some(lower) = lower else { break };
+        (u, value) = lower;
     }
     u
 }
@@ -283,8 +294,8 @@ mod tests {
         fn units_do_not_matter((x, labels) in labelled(), scale in 0.01_f32..100.0, shift in -3.0_f32..3.0) {
             let mut other = x.clone();
             other.column_mut(1).mapv_inplace(|v| v * scale + shift);
-            let differences = mean_differences(x.view(), &labels);
-            for (a, b) in differences.iter().zip(mean_differences(other.view(), &labels)) {
+            let differences = MeanDifferences::new(x.view()).of(&labels);
+            for (a, b) in differences.iter().zip(MeanDifferences::new(other.view()).of(&labels)) {
                 prop_assert!((a - b).abs() < 1e-3 * a.abs().max(1.0), "{} {}", a, b);
             }
             let Some(probe) = Probe::fit(x.view(), &labels, 1.0) else { return Ok(()) };
@@ -300,7 +311,7 @@ mod tests {
             let p = labels.iter().filter(|label| **label).count() as f64 / n;
             prop_assume!(p > 0.0 && p < 1.0);
             let (mean, deviation) = moments(x.view());
-            for (j, difference) in mean_differences(x.view(), &labels).into_iter().enumerate() {
+            for (j, difference) in MeanDifferences::new(x.view()).of(&labels).into_iter().enumerate() {
                 let products = labels.iter().zip(x.column(j)).map(|(l, x)| (f64::from(u8::from(*l)) - p) * (f64::from(*x) - mean[j]));
                 let correlation = products.sum::<f64>() / n / (deviation[j] * (p * (1.0 - p)).sqrt());
                 prop_assert!((difference * (p * (1.0 - p)).sqrt() - correlation).abs() < 1e-9);
@@ -315,7 +326,7 @@ mod tests {
         let probe = Probe::fit(x.view(), &labels, 1.0).unwrap();
         assert_eq!(probe.weights[0], 0.0);
         assert!(probe.weights[1] > 0.0);
-        assert_eq!(mean_differences(x.view(), &labels)[0], 0.0);
+        assert_eq!(MeanDifferences::new(x.view()).of(&labels)[0], 0.0);
     }
 
     #[test]

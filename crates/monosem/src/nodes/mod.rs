@@ -14,6 +14,7 @@ mod interp;
 mod ioi;
 mod measure;
 mod planted;
+mod probing;
 mod properties;
 mod sae;
 mod splice;
