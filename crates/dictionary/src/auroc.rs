@@ -17,9 +17,11 @@ pub fn auroc(values: &[f32], labels: &[bool]) -> Option<f64> {
     Ranking::new(values).auroc(labels)
 }
 
-/// Values in order, for the AUROC of many labels.
+/// Values in order, for the AUROC of many labels, or of many draws of the same rows.
 #[derive(Debug, Clone)]
 pub struct Ranking {
+    /// The places of the values in ascending order.
+    order: Vec<usize>,
     /// Twice the rank of each value, from 2; equal values share the mean of theirs.
     doubled_ranks: Vec<u64>,
 }
@@ -39,7 +41,7 @@ impl Ranking {
             ties.iter().for_each(|i| doubled_ranks[*i] = 2 * before + n + 1);
             before += n;
         }
-        Self { doubled_ranks }
+        Self { order, doubled_ranks }
     }
 
     /// [`auroc`] of the values with these labels.
@@ -63,6 +65,29 @@ impl Ranking {
         let doubled: u64 =
             self.doubled_ranks.iter().zip(labels).filter(|(_, label)| **label).map(|(rank, _)| rank).sum();
         Some((doubled as f64 / 2.0 - positive * (positive + 1.0) / 2.0) / (positive * negative))
+    }
+
+    /// [`auroc`] of the values with these labels, each of them as often as `times` says: what a bootstrap asks for hundreds of times, without sorting
+    /// again.
+    ///
+    /// # Panics
+    /// If there are not as many labels or times as values.
+    #[must_use]
+    pub fn auroc_of_draw(&self, labels: &[bool], times: &[u32]) -> Option<f64> {
+        let n = self.order.len();
+        assert_eq!((labels.len(), times.len()), (n, n), "labels and times of {n} values");
+        // Pairs that are won, twice: a tie is half a pair.
+        let (mut doubled, mut positive, mut negative) = (0u64, 0u64, 0u64);
+        for ties in self.order.chunk_by(|a, b| self.doubled_ranks[*a] == self.doubled_ranks[*b]) {
+            let count = |wanted: bool| -> u64 {
+                ties.iter().filter(|i| labels[**i] == wanted).map(|i| u64::from(times[*i])).sum()
+            };
+            let (holds, rest) = (count(true), count(false));
+            doubled += holds * (2 * negative + rest);
+            positive += holds;
+            negative += rest;
+        }
+        (positive > 0 && negative > 0).then(|| doubled as f64 / 2.0 / (positive as f64 * negative as f64))
     }
 }
 
@@ -88,6 +113,17 @@ mod tests {
                 (Some(found), Some(expected)) => prop_assert!((found - expected).abs() < 1e-12),
                 (found, expected) => prop_assert_eq!(found, expected),
             }
+        }
+
+        #[test]
+        fn a_draw_is_the_rows_as_often_as_drawn(rows in prop::collection::vec((0u8..6, any::<bool>(), 0u32..4), 2..40)) {
+            let values: Vec<f32> = rows.iter().map(|(v, _, _)| f32::from(*v)).collect();
+            let labels: Vec<bool> = rows.iter().map(|(_, label, _)| *label).collect();
+            let times: Vec<u32> = rows.iter().map(|(_, _, times)| *times).collect();
+            let repeated = |i: usize| std::iter::repeat_n(i, times[i] as usize);
+            let drawn: Vec<usize> = (0..rows.len()).flat_map(repeated).collect();
+            let (drawn_values, drawn_labels): (Vec<f32>, Vec<bool>) = drawn.iter().map(|i| (values[*i], labels[*i])).unzip();
+            prop_assert_eq!(Ranking::new(&values).auroc_of_draw(&labels, &times), auroc(&drawn_values, &drawn_labels));
         }
 
         #[test]

@@ -21,20 +21,24 @@
 //!
 //! Conventions: a latent is a **row** of `w_enc` and of `w_dec`; activations are rows; sums are accumulated in `f64`.
 
+mod absorption;
 mod auroc;
 mod codes;
 pub mod formats;
 mod linear;
 mod metrics;
 mod orient;
+mod probe;
 mod product;
 mod similarity;
 mod storage;
 
+pub use absorption::{Absorption, AbsorptionRule, main_latents};
 pub use auroc::{Ranking, auroc};
 pub use codes::Codes;
 pub use linear::{Activation, LinearDictionary};
 pub use metrics::{ALIVE_MORE_THAN, Estimate, Evaluation, Evaluator, column_mean};
+pub use probe::{MeanDifferences, Probe};
 pub use similarity::{Matching, capacity, matching, max_cosines, mmcs};
 pub use storage::{DictionaryError, metadata};
 

@@ -55,6 +55,20 @@ fn the_toy_profile_bears_out_both_claims() {
     assert!(told("repeated_name").1 > 0.99, "{:?}", told("repeated_name"));
     assert!(told("indirect_object").0 > 0.9, "{:?}", told("indirect_object"));
 
+    // What the activations tell of a token's kind, a dense probe finds. Five latents tell more than one, and less than the whole activation.
+    let probe = |method: &str, setting: &str, metric: &str| results.row("properties", method, setting, metric);
+    for property in ["name", "place", "adjective"] {
+        let dense = probe("identity", &format!("property={property},latents=all"), "probe_auroc");
+        assert!(dense.1 > 0.95, "{property}: {dense:?}");
+    }
+    let mean = |latents: u32| probe("sae-tied", &format!("{sae},latents={latents}"), "probe_auroc_mean");
+    let dense = probe("identity", "latents=all", "probe_auroc_mean");
+    assert!(mean(5).0 > mean(1).2 && dense.0 > mean(5).2, "{:?} {:?} {dense:?}", mean(1), mean(5));
+    // Directions of properties are absorbed by other latents where sparsity pays for it; random directions absorb next to nothing.
+    let (_, low, high) = probe("sae-tied", sae, "absorption_rate_mean");
+    let random = probe("random-relu", "", "absorption_rate_mean");
+    assert!(low > random.2 && high < 1.0, "from {low} to {high}, random directions {random:?}");
+
     // Planted directions are found again.
     let planted = results.row("planted", "sae-tied", "generator=uncorrelated,ratio=2,alpha=0.004", "mmcs").0;
     assert!(planted > 0.9, "MMCS {planted}");
@@ -67,7 +81,8 @@ fn the_toy_profile_bears_out_both_claims() {
     assert!(grid("1", "mmcs_next_larger") > 0.8, "{}", grid("1", "mmcs_next_larger"));
 
     let page = std::fs::read_to_string(place.path("out/toy/report.html")).unwrap();
-    for text in ["Did the claims of the paper hold here?", "Interpretability scores", "Indirect objects", "fires on"] {
+    let parts = ["Did the claims of the paper hold here?", "Interpretability scores", "Indirect objects", "fires on"];
+    for text in parts.into_iter().chain(["dense probe", "Absorption rate"]) {
         assert!(page.contains(text), "the report has no {text:?}");
     }
 

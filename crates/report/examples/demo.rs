@@ -374,7 +374,18 @@ fn properties(rows: &mut Rows) {
             let auroc = (0.55 + score + 0.2 * wobble(10 * i + j)).min(0.998);
             rows.add("properties", method, HOOKS[0], &s, "best_auroc", auroc, 0.01, 4000);
             rows.add("properties", method, HOOKS[0], &s, "f1", 0.9 * auroc - 0.2, 0.03, 4000);
+            for (latents, more) in [("1", -0.02), ("2", 0.0), ("5", 0.03)] {
+                let s = joined(&[&s, &format!("latents={latents}")]);
+                rows.add("properties", method, HOOKS[0], &s, "probe_auroc", (auroc + more).min(0.999), 0.01, 4000);
+            }
+            if method.starts_with("sae") {
+                let rate = 0.1 + 0.1 * wobble(10 * j + i);
+                rows.add("properties", method, HOOKS[0], &s, "absorption_rate", rate.max(0.0), 0.02, 900);
+                rows.add("properties", method, HOOKS[0], &s, "split_latents", 1.0 + i as f64, 0.0, 900);
+            }
         }
+        let s = format!("property={property},latents=all");
+        rows.add("properties", "identity", HOOKS[0], &s, "probe_auroc", 0.99 - 0.01 * i as f64, 0.01, 4000);
     }
 }
 

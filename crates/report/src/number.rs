@@ -26,6 +26,11 @@ pub(crate) fn significant(v: f64, digits: i32) -> String {
     group(&format!("{v:.decimals$}"))
 }
 
+/// Two decimals: a share, where a hundredth is all that is worth telling.
+pub(crate) fn share(v: f64) -> String {
+    if (-1e3..1e3).contains(&v) { group(&format!("{v:.2}")) } else { value(v) }
+}
+
 fn exponent(v: f64, digits: i32) -> String {
     let text = format!("{v:.*e}", (digits - 1).max(0) as usize);
     let (mantissa, power) = text.split_once('e').unwrap_or((&text, "0"));
@@ -149,6 +154,14 @@ pub(crate) fn metric(name: &str) -> &str {
         "logit_diff" => "logit difference",
         "best_auroc" => "best AUROC",
         "f1" => "best F1",
+        "probe_auroc" => "probe AUROC",
+        "probe_auroc_mean" => "mean probe AUROC",
+        "probe_balanced_accuracy" => "probe balanced accuracy",
+        "absorption_rate" => "absorption rate",
+        "absorption_rate_mean" => "mean absorption rate",
+        "main_silent_rate" => "share with main latents silent",
+        "split_latents" => "main latents",
+        "split_latents_mean" => "mean of main latents",
         other => other,
     }
 }
@@ -190,6 +203,7 @@ mod tests {
         assert_eq!(value(-1234.56), "\u{2212}1,235");
         assert_eq!(value(8.577e-4), "8.58e\u{2212}4");
         assert_eq!(value(1e300), "1e300");
+        assert_eq!([0.0032, 0.126, -0.001, 1e5].map(share), ["0.00", "0.13", "0.00", "100,000"]);
         assert_eq!(value(72.3), "72.30");
         assert_eq!(with_interval(0.12341, Some(0.12141), Some(0.12541)), "0.1234 [0.1214, 0.1254]");
         assert_eq!(with_interval(25.123, Some(24.0), Some(26.0)), "25.1 [24.0, 26.0]");

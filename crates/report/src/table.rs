@@ -8,7 +8,7 @@ use crate::number;
 use crate::row::{ResultRow, Setting, natural_order, value_order};
 
 /// Metrics in reading order; others follow by name.
-const METRIC_ORDER: [&str; 36] = [
+const METRIC_ORDER: [&str; 44] = [
     "n_latents",
     "l0",
     "fvu",
@@ -45,6 +45,14 @@ const METRIC_ORDER: [&str; 36] = [
     "logit_diff",
     "best_auroc",
     "f1",
+    "probe_auroc",
+    "probe_auroc_mean",
+    "probe_balanced_accuracy",
+    "absorption_rate",
+    "absorption_rate_mean",
+    "main_silent_rate",
+    "split_latents",
+    "split_latents_mean",
 ];
 
 /// A cell: what is shown (HTML) and what it is sorted by.
@@ -74,6 +82,16 @@ impl Cell {
 
 /// A sortable table; `numeric` says which columns are set right and sorted by number.
 pub(crate) fn render(caption: &str, heads: &[(String, bool)], lines: &[Vec<Cell>]) -> String {
+    render_with_foot(caption, heads, lines, &[])
+}
+
+/// A sortable table with lines at its foot, which stay there.
+pub(crate) fn render_with_foot(
+    caption: &str,
+    heads: &[(String, bool)],
+    lines: &[Vec<Cell>],
+    foot: &[Vec<Cell>],
+) -> String {
     let mut out =
         format!("<div class=\"scroll\"><table class=\"sortable\"><caption><span>{caption}</span></caption><thead><tr>");
     for (head, numeric) in heads {
@@ -82,17 +100,25 @@ pub(crate) fn render(caption: &str, heads: &[(String, bool)], lines: &[Vec<Cell>
         let _ = write!(out, "<th scope=\"col\"{class}>{head}</th>");
     }
     out.push_str("</tr></thead><tbody>\n");
-    for line in lines {
-        out.push_str("<tr>");
-        for (cell, (_, numeric)) in line.iter().zip(heads) {
-            let class = if *numeric { " class=\"num\"" } else { "" };
-            let key = cell.key.map(|k| format!(" data-key=\"{k:e}\"")).unwrap_or_default();
-            let _ = write!(out, "<td{class}{key}>{}</td>", cell.html);
-        }
-        out.push_str("</tr>\n");
+    lines.iter().for_each(|line| push_line(&mut out, heads, line));
+    out.push_str("</tbody>");
+    if !foot.is_empty() {
+        out.push_str("<tfoot>\n");
+        foot.iter().for_each(|line| push_line(&mut out, heads, line));
+        out.push_str("</tfoot>");
     }
-    out.push_str("</tbody></table></div>\n");
+    out.push_str("</table></div>\n");
     out
+}
+
+fn push_line(out: &mut String, heads: &[(String, bool)], line: &[Cell]) {
+    out.push_str("<tr>");
+    for (cell, (_, numeric)) in line.iter().zip(heads) {
+        let class = if *numeric { " class=\"num\"" } else { "" };
+        let key = cell.key.map(|k| format!(" data-key=\"{k:e}\"")).unwrap_or_default();
+        let _ = write!(out, "<td{class}{key}>{}</td>", cell.html);
+    }
+    out.push_str("</tr>\n");
 }
 
 /// A row of a wide table: all the metrics of one method, hook and setting.

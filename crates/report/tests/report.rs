@@ -44,10 +44,31 @@ fn run() -> Vec<ResultRow> {
         rows.push(row("properties", "sae-tied", hook, &format!("ratio=2,property={property}"), "best_auroc", auroc));
         rows.push(row("properties", "pca", hook, &format!("property={property}"), "best_auroc", 0.5));
     }
+    probes(&mut rows, hook);
     rows.push(row("unheard-of", "sae-tied", hook, "", "novelty", 0.5));
     rows[0].ci_low = Some(0.07);
     rows[0].ci_high = Some(0.09);
     rows
+}
+
+/// A k of its own beside the number of latents that a probe reads.
+fn probes(rows: &mut Vec<ResultRow>, hook: &str) {
+    let mut push = |method: &str, setting: &str, metric: &str, value: f64| {
+        rows.push(row("properties", method, hook, setting, metric, value));
+    };
+    for (property, auroc) in [("property=inside_quote,", 0.71), ("", 0.61)] {
+        let metric = if property.is_empty() { "probe_auroc_mean" } else { "probe_auroc" };
+        for (latents, more) in [("1", 0.0), ("2", 0.02), ("5", 0.11)] {
+            push("sae-top-k", &format!("ratio=2,k=32,{property}latents={latents}"), metric, auroc + more);
+        }
+        push("identity", &format!("{property}latents=all"), metric, auroc + 0.24);
+    }
+    for (setting, rate) in [(",property=inside_quote", 0.21), (",property=inside_quote,within=after_name", 0.99)] {
+        push("sae-top-k", &format!("ratio=2,k=32{setting}"), "absorption_rate", rate);
+    }
+    push("sae-top-k", "ratio=2,k=32,property=inside_quote", "split_latents", 3.0);
+    push("sae-top-k", "ratio=2,k=32", "absorption_rate_mean", 0.224);
+    push("sae-top-k", "ratio=2,k=32", "split_latents_mean", 2.5);
 }
 
 fn interpretability(rows: &mut Vec<ResultRow>, hook: &str) {
@@ -205,6 +226,12 @@ fn a_run_has_every_part() {
         "fires on &quot; that&quot; (7/10)",
         "<i class=\"a3\" title=\"0.50\"> said</i><i class=\"a10 p7\" title=\"2\"> that</i>↵",
         "<span class=\"heat a9\">0.97</span>",
+        // The probes of 1 and of 5 latents, and the dense one; at the foot the means.
+        "<span class=\"heat a4\">0.71</span> <span class=\"heat a6\">0.82</span></td><td class=\"num\" data-key=\"9.5e-1\"><span class=\"heat a9\">0.95</span>",
+        "<tfoot>\n<tr><td><span class=\"name\">mean</span></td><td class=\"num\" data-key=\"7.2e-1\"><span class=\"heat a2\">0.61</span> <span class=\"heat a4\">0.72</span>",
+        "dense probe",
+        "<span class=\"heat a2\">0.21</span> <span class=\"ci\">3</span>",
+        "<span class=\"heat a2\">0.22</span> <span class=\"ci\">2.5</span>",
         "IOI accuracy",
         "and the one feature of <code>features.json</code> whose <code>experiment</code> is <code>ioi</code>",
     ] {

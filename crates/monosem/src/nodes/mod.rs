@@ -15,6 +15,7 @@ mod interp;
 mod ioi;
 mod measure;
 mod planted;
+mod probing;
 mod properties;
 mod sae;
 mod splice;

@@ -1,12 +1,12 @@
 //! `properties-HOOK`: how well the best single latent of each dictionary tells the known properties of the toy language: by how active it is
-//! (AUROC), and by whether it is active at all (F1).
+//! (AUROC), and by whether it is active at all (F1). Then, in `probing`, sparse probes and feature absorption.
 
 use std::ops::ControlFlow;
 
 use anyhow::{Context as _, Result, ensure};
 use monosem_assets::Assets;
 use monosem_corpus::toy::{Property, PropertySet, labelled_contexts};
-use monosem_dictionary::{Activation, Dictionary as _, Estimate, LinearDictionary, Ranking, auroc};
+use monosem_dictionary::{Activation, Dictionary as _, Estimate, LinearDictionary, Ranking};
 use monosem_graph::{Ctx, Node};
 use monosem_hooks::{HookPoint, HookedModel};
 use monosem_lm::Tokenizer;
@@ -18,18 +18,18 @@ use rand_chacha::ChaCha8Rng;
 use serde_json::json;
 
 use super::baselines::{self, SIGNED};
-use super::{Label, capture, measure, model_inputs, model_params, sae_name, save_rows};
+use super::{Label, capture, measure, model_inputs, model_params, probing, sae, sae_name, save_rows};
 use crate::fetch;
 use crate::profile::{Language, Properties};
 
 /// Contexts in one forward pass.
 const BATCH: usize = 32;
 
-/// A property counts as found by a latent above this AUROC.
-const FOUND: f64 = 0.9;
+/// A property counts as found by a latent, or by a probe, above this AUROC.
+pub(super) const FOUND: f64 = 0.9;
 
 /// A property that holds at fewer rows of a half is not measured.
-const LEAST: usize = 20;
+pub(super) const LEAST: usize = 20;
 
 const RESAMPLES: usize = 200;
 
@@ -42,6 +42,9 @@ pub(super) fn node<'a>(
     // The captured rows are not read; they say by their key what the dictionaries were made from.
     let mut deps = vec![capture::TRAIN.into(), baselines::pca_name(hook), baselines::ica_name(hook)];
     deps.extend(language.cases().into_iter().map(|(ratio, alpha)| sae_name(hook, ratio, alpha)));
+    if !language.families.is_empty() {
+        deps.push(sae::families_name(hook));
+    }
     let params = json!({
         "hook": hook,
         "model": model_params(&language.model, language.center_writing_weights),
@@ -52,8 +55,17 @@ pub(super) fn node<'a>(
         "seed": language.baselines.seed,
         "ratios": language.sae.ratios,
         "alphas": language.sae.alphas,
+        "families": language.families,
     });
-    let code = ["corpus", "dictionary", "lm", "monosem/nodes/properties", "monosem/nodes/measure"];
+    let code = [
+        "corpus",
+        "dictionary",
+        "lm",
+        "monosem/nodes/properties",
+        "monosem/nodes/probing",
+        "monosem/nodes/measure",
+        "monosem/nodes/sae",
+    ];
     let run = move |ctx: &Ctx<'_>| run(language, properties, hook, assets, ctx);
     let mut node = super::node(format!("properties-{hook}"), deps, params, &code, 10.0, run);
     node.inputs = model_inputs(&language.model);
@@ -61,26 +73,48 @@ pub(super) fn node<'a>(
 }
 
 /// Rows of activations, what is known about each, and the document it is from.
-struct Labelled {
-    x: Array2<f32>,
-    properties: Vec<PropertySet>,
+pub(super) struct Labelled {
+    pub(super) x: Array2<f32>,
+    pub(super) properties: Vec<PropertySet>,
     documents: Vec<u32>,
+}
+
+/// A property to be told, and where it holds: in the first half of the rows, where everything is chosen and fitted, and in the second, where it is
+/// measured.
+pub(super) struct Task {
+    pub(super) property: Property,
+    pub(super) choose: Vec<bool>,
+    pub(super) report: Vec<bool>,
 }
 
 fn run(language: &Language, properties: &Properties, hook: HookPoint, assets: &Assets, ctx: &Ctx<'_>) -> Result<()> {
     let rows = labelled_rows(language, properties, hook, assets, ctx)?;
     // Latents are chosen on the one half and reported on the other; a context is on one side.
     let half = rows.x.nrows() / 2;
-    let mut results = Vec::new();
+    let tasks = tasks(&rows.properties, half);
+    let bootstrap = Bootstrap::new(&rows.documents[half..]);
+    let label = |method: &str, setting: &str| Label::new("properties", method, hook, setting);
+    ctx.check()?;
+    let (dense, mut results) = probing::dense(&label("identity", ""), &rows, half, &tasks, &bootstrap);
     let mut measure = |method: &str, setting: &str, dictionary: &LinearDictionary| -> Result<()> {
         ctx.check()?;
-        let codes = dictionary.encode(rows.x.view()).to_dense();
-        let label = Label::new("properties", method, hook, setting);
-        results.extend(best_latents(&label, codes.view(), &rows, half));
+        let codes = dictionary.encode(rows.x.view());
+        let values = codes.to_dense();
+        let label = label(method, setting);
+        results.extend(best_latents(&label, values.view(), &tasks, half, &bootstrap));
+        results.extend(probing::sparse(&label, values.view(), &tasks, half, &bootstrap));
+        // A latent that is almost never silent, or signed, has no rows to lose.
+        if method.starts_with("sae-") || method == "random-relu" {
+            let first = values.slice(s![..half, ..]);
+            results.extend(probing::absorption(&label, dictionary, &codes, first, &rows, &tasks, &dense, &bootstrap));
+        }
         Ok(())
     };
     for sae in measure::autoencoders(language, hook, ctx)? {
         measure("sae-tied", &sae.setting(), &sae.dictionary)?;
+    }
+    for (case, dictionary) in language.families.iter().zip(sae::families(language, hook, ctx)?) {
+        measure(&case.method(), &case.setting(), &dictionary)?;
     }
     let signed = |node: String| -> Result<_> { Ok(LinearDictionary::load(&ctx.dep(&node)?.join(SIGNED))?) };
     measure("pca", "", &signed(baselines::pca_name(hook))?)?;
@@ -88,6 +122,17 @@ fn run(language: &Language, properties: &Properties, hook: HookPoint, assets: &A
     measure("identity-relu", "", &LinearDictionary::identity_relu(rows.x.ncols()))?;
     measure("random-relu", "", &measure::random(language, rows.x.ncols(), Activation::Relu))?;
     save_rows(ctx, &results)
+}
+
+/// The properties that hold often enough in both halves.
+fn tasks(properties: &[PropertySet], half: usize) -> Vec<Task> {
+    let (choose, report) = properties.split_at(half);
+    let holds = |sets: &[PropertySet], property: Property| -> Vec<bool> {
+        sets.iter().map(|set| set.contains(property)).collect()
+    };
+    let task = |property| Task { property, choose: holds(choose, property), report: holds(report, property) };
+    let often = |labels: &[bool]| labels.iter().filter(|label| **label).count() >= LEAST;
+    Property::ALL.into_iter().map(task).filter(|task| often(&task.choose) && often(&task.report)).collect()
 }
 
 fn labelled_rows(
@@ -132,50 +177,43 @@ fn labelled_rows(
 }
 
 /// For each property the AUROC of the latent that told it best on the first half, measured on the second; and how many were found.
-fn best_latents(label: &Label, codes: ArrayView2<'_, f32>, rows: &Labelled, half: usize) -> Vec<ResultRow> {
-    let (choose, report) = rows.properties.split_at(half);
-    let holds = |sets: &[PropertySet], property: Property| -> Vec<bool> {
-        sets.iter().map(|set| set.contains(property)).collect()
-    };
-    let measured: Vec<(Property, Vec<bool>)> = Property::ALL
-        .into_iter()
-        .filter(|property| {
-            [choose, report].iter().all(|half| half.iter().filter(|set| set.contains(*property)).count() >= LEAST)
-        })
-        .map(|property| (property, holds(choose, property)))
-        .collect();
+fn best_latents(
+    label: &Label,
+    codes: ArrayView2<'_, f32>,
+    tasks: &[Task],
+    half: usize,
+    bootstrap: &Bootstrap,
+) -> Vec<ResultRow> {
     // [latent][property]
     let areas: Vec<Vec<f64>> = (0..codes.ncols())
         .into_par_iter()
         .map(|latent| {
             let ranking = Ranking::new(&codes.slice(s![..half, latent]).to_vec());
-            measured.iter().map(|(_, labels)| ranking.auroc(labels).unwrap_or(0.5)).collect()
+            tasks.iter().map(|task| ranking.auroc(&task.choose).unwrap_or(0.5)).collect()
         })
         .collect();
     let mut results = Vec::new();
     let mut found = 0;
-    for (i, (property, _)) in measured.iter().enumerate() {
+    for (i, task) in tasks.iter().enumerate() {
         let strength = |area: f64| (area - 0.5).abs();
         let best = (0..areas.len()).max_by(|a, b| strength(areas[*a][i]).total_cmp(&strength(areas[*b][i])));
         let Some(best) = best else { continue };
         // A latent that falls silent where the property holds tells it as well.
         let sign = if areas[best][i] < 0.5 { -1.0 } else { 1.0 };
         let values: Vec<f32> = codes.slice(s![half.., best]).iter().map(|code| sign * code).collect();
-        let labels = holds(report, *property);
-        let Some(value) = auroc(&values, &labels) else { continue };
-        let interval = interval(&values, &labels, &rows.documents[half..]);
-        let label = label.with_setting(&format!("property={}", property.name()));
-        results.push(label.estimate("best_auroc", Estimate { value, interval }, labels.len() as u64, "1"));
+        let labels = &task.report;
+        let Some(estimate) = bootstrap.auroc(&values, labels) else { continue };
+        let label = label.with_setting(&format!("property={}", task.property.name()));
+        results.push(label.estimate("best_auroc", estimate, labels.len() as u64, "1"));
         results.push(label.row("best_latent", best as f64, labels.len() as u64, "index"));
-        found += usize::from(value >= FOUND);
+        found += usize::from(estimate.value >= FOUND);
         let f1_of =
             |latent: usize, rows: std::ops::Range<usize>, labels: &[bool]| f1(codes.slice(s![rows, latent]), labels);
-        let chosen = &measured[i].1;
-        let by_f1 = (0..codes.ncols()).into_par_iter().map(|latent| (latent, f1_of(latent, 0..half, chosen)));
+        let by_f1 = (0..codes.ncols()).into_par_iter().map(|latent| (latent, f1_of(latent, 0..half, &task.choose)));
         let best = by_f1.reduce(|| (0, -1.0), |a, b| if (b.1, a.0) > (a.1, b.0) { b } else { a }).0;
-        results.push(label.row("f1", f1_of(best, half..rows.x.nrows(), &labels), labels.len() as u64, "1"));
+        results.push(label.row("f1", f1_of(best, half..codes.nrows(), labels), labels.len() as u64, "1"));
     }
-    results.push(label.row("properties_found", found as f64, measured.len() as u64, "properties"));
+    results.push(label.row("properties_found", found as f64, tasks.len() as u64, "properties"));
     results
 }
 
@@ -191,28 +229,34 @@ fn f1(codes: ArrayView1<'_, f32>, labels: &[bool]) -> f64 {
     2.0 * f64::from(hits) / f64::from(active + holds).max(1.0)
 }
 
-/// A percentile bootstrap over documents.
-fn interval(values: &[f32], labels: &[bool], documents: &[u32]) -> Option<(f64, f64)> {
-    let runs: Vec<std::ops::Range<usize>> = documents
-        .chunk_by(|a, b| a == b)
-        .scan(0, |start, run| {
-            let range = *start..*start + run.len();
-            *start = range.end;
-            Some(range)
-        })
-        .collect();
-    let resample = |seed: usize| {
-        let mut rng = ChaCha8Rng::seed_from_u64(seed as u64);
-        let (mut drawn, mut held) = (Vec::with_capacity(values.len()), Vec::with_capacity(values.len()));
-        for _ in 0..runs.len() {
-            let run = runs[rng.random_range(0..runs.len())].clone();
-            drawn.extend_from_slice(&values[run.clone()]);
-            held.extend_from_slice(&labels[run]);
-        }
-        auroc(&drawn, &held)
-    };
-    let mut areas: Vec<f64> = (0..RESAMPLES).into_par_iter().filter_map(resample).collect();
-    areas.sort_by(f64::total_cmp);
-    let outside = areas.len() / 40;
-    (areas.len() > 40).then(|| (areas[outside], areas[areas.len() - 1 - outside]))
+/// Documents drawn with replacement: how often each row then counts.
+pub(super) struct Bootstrap(Vec<Vec<u32>>);
+
+impl Bootstrap {
+    /// For rows of these documents, which follow one another.
+    pub(super) fn new(documents: &[u32]) -> Self {
+        let runs: Vec<usize> = documents.chunk_by(|a, b| a == b).map(<[u32]>::len).collect();
+        let draw = |seed: usize| {
+            let mut rng = ChaCha8Rng::seed_from_u64(seed as u64);
+            let mut times = vec![0; runs.len()];
+            (0..runs.len()).for_each(|_| times[rng.random_range(0..runs.len())] += 1);
+            runs.iter().zip(times).flat_map(|(rows, times)| std::iter::repeat_n(times, *rows)).collect()
+        };
+        Self((0..RESAMPLES).into_par_iter().map(draw).collect())
+    }
+
+    /// The percentile interval of a statistic of how often each row counts.
+    pub(super) fn interval(&self, statistic: impl Fn(&[u32]) -> Option<f64> + Sync) -> Option<(f64, f64)> {
+        let mut values: Vec<f64> = self.0.par_iter().filter_map(|times| statistic(times)).collect();
+        values.sort_by(f64::total_cmp);
+        let outside = values.len() / 40;
+        (values.len() > 40).then(|| (values[outside], values[values.len() - 1 - outside]))
+    }
+
+    /// The AUROC of values; `None` where the labels are all the same.
+    pub(super) fn auroc(&self, values: &[f32], labels: &[bool]) -> Option<Estimate> {
+        let ranking = Ranking::new(values);
+        let value = ranking.auroc(labels)?;
+        Some(Estimate { value, interval: self.interval(|times| ranking.auroc_of_draw(labels, times)) })
+    }
 }
