@@ -66,6 +66,16 @@ fn interpretability(rows: &mut Vec<ResultRow>, hook: &str) {
         rows.push(row("interp", method, hook, &with("patterns=5,control=random-weights"), "interp_score", 0.1));
     }
     rows.push(row("interp", "pca", "blocks.4.hook_resid_post", "patterns=5", "interp_score", 0.3));
+    for (metric, value) in [
+        ("fragments", 50_000.0),
+        ("fragment_tokens", 32.0),
+        ("documents", 1234.0),
+        ("explain_fragments", 200.0),
+        ("score_fragments_top", 5.0),
+        ("score_fragments_random", 5.0),
+    ] {
+        rows.push(row("interp", "model", hook, "", metric, value));
+    }
 }
 
 /// One scorer and its control; `tests/explanations.rs` has the rest.
@@ -198,6 +208,9 @@ fn a_run_has_every_part() {
         "FVU at equal sparsity",
         "from the store",
         "href=\"#features-interp\"",
+        "Looked at were 50,000 fragments of 32 tokens each, from 1,234 documents. A feature is explained from at most 200 fragments on which it is \
+         active, and scored on others: the 5 on which it is strongest, and 5 random ones. Features scored, of those looked at: 140 of 20,000 of sae-tied, \
+         R 2, α 1e\u{2212}3; 140 of 20,000 of pca; 140 of 20,000 of pca-oriented.",
         "control: explanations dealt to other features",
         "<small>5 of 25</small>",
         "Feature 4 <small>score 0.35 ",
