@@ -65,7 +65,6 @@ fn run(language: &Language, hook: HookPoint, ctx: &Ctx<'_>) -> Result<()> {
 
     // The paper's k is the mean L0 of the autoencoder of the smallest ratio at least 1 whose alpha is nearest to the one it names.
     let mut paper_k = None;
-    let distance = |alpha: f32| (alpha.ln() - language.baselines.match_alpha.ln()).abs();
     let total = (saes.len() + language.families.len()) as u64 + 3 + 3 * (language.baselines.top_k.len() as u64 + 1);
     let mut done = 0;
     let mut progress = || {
@@ -74,7 +73,7 @@ fn run(language: &Language, hook: HookPoint, ctx: &Ctx<'_>) -> Result<()> {
     };
     for sae in &saes {
         let l0 = measure(&label("sae-tied", hook, &sae.setting()), &sae.dictionary)?;
-        let rank = ((sae.ratio < 1.0, sae.ratio), distance(sae.alpha));
+        let rank = rank_for_paper_k(language, sae);
         if paper_k.as_ref().is_none_or(|(best, _)| rank < *best) {
             paper_k = Some((rank, l0));
         }
@@ -149,6 +148,12 @@ pub(super) fn top_k_dictionary<'r>(
         }
     };
     Ok(LinearDictionary { activation, ..load(&ctx.dep(&node)?.join(TOP_K))? })
+}
+
+/// The autoencoder of the lowest rank gives the paper's k.
+pub(super) fn rank_for_paper_k(language: &Language, sae: &Trained) -> ((bool, f64), f32) {
+    let distance = (sae.alpha.ln() - language.baselines.match_alpha.ln()).abs();
+    ((sae.ratio < 1.0, sae.ratio), distance)
 }
 
 /// The paper's k as `measure-HOOK` found it.
