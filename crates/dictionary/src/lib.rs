@@ -33,7 +33,7 @@ mod storage;
 pub use auroc::{Ranking, auroc};
 pub use codes::Codes;
 pub use linear::{Activation, LinearDictionary};
-pub use metrics::{ALIVE_MORE_THAN, Estimate, Evaluation, Evaluator, column_mean, mmcs};
+pub use metrics::{ALIVE_MORE_THAN, Estimate, Evaluation, Evaluator, column_mean, mmcs, mmcs_estimate};
 pub use storage::{DictionaryError, metadata};
 
 use ndarray::{Array2, ArrayView2};

@@ -183,18 +183,34 @@ pub fn column_mean(x: ArrayView2<'_, f32>) -> Array1<f64> {
 /// If the widths differ or one of the two has no rows.
 #[must_use]
 pub fn mmcs(a: ArrayView2<'_, f32>, b: ArrayView2<'_, f32>) -> f64 {
+    let largest = max_cosines(a, b);
+    largest.iter().sum::<f64>() / largest.len() as f64
+}
+
+/// [`mmcs`] with its interval over the rows of `a`, cut to where cosines are.
+///
+/// # Panics
+/// As [`mmcs`].
+#[must_use]
+pub fn mmcs_estimate(a: ArrayView2<'_, f32>, b: ArrayView2<'_, f32>) -> Estimate {
+    let rows: Vec<(f64, f64)> = max_cosines(a, b).into_iter().map(|cosine| (cosine, 1.0)).collect();
+    let Estimate { value, interval } = Estimate::of_ratio(&rows);
+    Estimate { value, interval: interval.map(|(low, high)| (low.max(-1.0), high.min(1.0))) }
+}
+
+/// For each row of `a` `[n, d]` the largest cosine with a row of `b` `[m, d]`.
+fn max_cosines(a: ArrayView2<'_, f32>, b: ArrayView2<'_, f32>) -> Vec<f64> {
     assert_eq!(a.ncols(), b.ncols(), "directions {} and {} wide", a.ncols(), b.ncols());
     assert!(a.nrows() > 0 && b.nrows() > 0, "mmcs of {} and {} directions", a.nrows(), b.nrows());
     let (a, b) = (unit_rows(a), unit_rows(b));
     let mut cosines = vec![0.0; a.nrows().min(256) * b.nrows()];
-    let mut total = 0.0;
+    let mut largest = Vec::with_capacity(a.nrows());
     for tile in a.axis_chunks_iter(Axis(0), 256) {
         rows_times_rows(tile, &b, &mut cosines);
-        for row in cosines.chunks_exact(b.nrows()).take(tile.nrows()) {
-            total += f64::from(row.iter().copied().fold(f32::NEG_INFINITY, f32::max));
-        }
+        let rows = cosines.chunks_exact(b.nrows()).take(tile.nrows());
+        largest.extend(rows.map(|row| f64::from(row.iter().copied().fold(f32::NEG_INFINITY, f32::max))));
     }
-    total / a.nrows() as f64
+    largest
 }
 
 fn unit_rows(rows: ArrayView2<'_, f32>) -> Array2<f32> {
@@ -277,6 +293,20 @@ mod tests {
             prop_assume!(x.rows().into_iter().all(|r| r.dot(&r) > 1e-3));
             prop_assert!((mmcs(x.view(), (&x * scale).view()) - 1.0).abs() < 1e-5);
         }
+    }
+
+    #[test]
+    fn the_interval_of_an_mmcs_is_over_the_features() {
+        // Four features, two of which are found and two of which are at 60 degrees: 0.75 -+ 3.182446 * sqrt(1 / 12 / 4).
+        let half = 0.75_f32.sqrt();
+        let a = ndarray::array![[1.0_f32, 0.0, 0.0], [0.0, 1.0, 0.0], [0.5, 0.0, half], [0.0, 0.5, half]];
+        let b = ndarray::array![[2.0_f32, 0.0, 0.0], [0.0, 3.0, 0.0]];
+        let Estimate { value, interval: Some((low, high)) } = mmcs_estimate(a.view(), b.view()) else {
+            panic!("no interval of four features");
+        };
+        assert!((value - 0.75).abs() < 1e-6 && (low - 0.290_654).abs() < 1e-5, "{value} from {low}");
+        assert_eq!(high, 1.0);
+        assert_eq!(value, mmcs(a.view(), b.view()));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use anyhow::{Result, anyhow};
-use monosem_dictionary::{Dictionary as _, LinearDictionary, mmcs};
+use monosem_dictionary::{Dictionary as _, LinearDictionary, mmcs_estimate};
 use monosem_graph::{Ctx, Node};
 use monosem_report::ResultRow;
 use monosem_sae::{
@@ -97,7 +97,7 @@ pub(super) fn measured(
         label.estimate("l0", evaluation.l0, n, "latents"),
         label.row("dead_latents", evaluation.dead_latents() as f64, n, "latents"),
         label.row("n_latents", dictionary.w_dec.nrows() as f64, n, "latents"),
-        label.row("mmcs", mmcs(data.features.view(), dictionary.w_dec.view()), features, "cosine"),
+        label.estimate("mmcs", mmcs_estimate(data.features.view(), dictionary.w_dec.view()), features, "cosine"),
     ]
 }
 
