@@ -360,3 +360,35 @@ fn a_report_is_written_whole() {
     expected.sort();
     assert_eq!(written, expected);
 }
+
+#[test]
+fn claims_show_their_p_values_and_their_sample() {
+    let hook = "blocks.3.hook_resid_post";
+    let mut rows = Vec::new();
+    for (other, low, p_value, p_holm) in [("pca", 0.2, 0.0001, 0.0002), ("ica", 0.01, 0.04, 0.08)] {
+        let setting = format!("ratio=2,alpha=1e-3,above={other}");
+        let difference = row("claims", "sae-tied", hook, &setting, "interp_score_difference", 0.3);
+        rows.push(ResultRow { ci_low: Some(low), ci_high: Some(0.4), n: 300, ..difference });
+        let of = format!("{setting},of=interp_score_difference");
+        rows.push(row("claims", "sae-tied", hook, &of, "p_value", p_value));
+        rows.push(row("claims", "sae-tied", hook, &of, "p_holm", p_holm));
+    }
+    let html = render(&rows, &[], &provenance()).unwrap().html;
+    let lines: Vec<&str> = html.split("<tr>").filter(|line| line.contains("score higher than")).collect();
+    let [ica, pca] = lines[..] else { panic!("{} lines of claims", lines.len()) };
+    for part in
+        ["than pca ", "1e\u{2212}4", "2e\u{2212}4 <span class=\"ci\">of 2</span>", "300 features", "<b>holds</b>"]
+    {
+        assert!(pca.contains(part), "{part} is not in {pca}");
+    }
+    // The interval alone would have said that it holds.
+    assert!(ica.contains("than ica ") && ica.contains("0.080 <span") && ica.contains("<b>undecided</b>"), "{ica}");
+    assert!(!html.contains("decided by its interval alone"));
+
+    rows.retain(|row| row.metric == "interp_score_difference");
+    let html = render(&rows, &[], &provenance()).unwrap().html;
+    assert!(html.contains("decided by its interval alone"));
+    assert!(
+        html.split("<tr>").filter(|line| line.contains("score higher than")).all(|line| line.contains("<b>holds</b>"))
+    );
+}
