@@ -31,10 +31,14 @@ pub(super) fn section(_: &Context<'_>, rows: &[&ResultRow]) -> Result<Section, R
     }
     let lines: Vec<Vec<Cell>> =
         claims.iter().map(|(row, words, kind)| line(row, words, *kind, tests.get(row))).collect();
-    let heads = ["claim", "hook point", "measured", "95 % interval", "p", "p, corrected", "n", "here"];
+    let heads = ["claim", "measured", "p", "p, corrected", "n", "here"];
     let is_number = |head: &str| matches!(head, "measured" | "p" | "p, corrected" | "n");
     let heads: Vec<(String, bool)> = heads.iter().map(|head| ((*head).to_owned(), is_number(head))).collect();
-    section.html.push_str(&table::render("Claims of the paper on this model and text.", &heads, &lines));
+    section.html.push_str(&table::render(
+        "Claims of the paper on this model and text; 95 % intervals in brackets.",
+        &heads,
+        &lines,
+    ));
     Ok(section)
 }
 
@@ -80,9 +84,10 @@ impl<'r> Tests<'r> {
 
 fn line(row: &ResultRow, words: &str, kind: Kind, test: Option<Test>) -> Vec<Cell> {
     let interval = match (row.ci_low, row.ci_high) {
-        (Some(low), Some(high)) => format!("[{}, {}]", number::value(low), number::value(high)),
+        (Some(low), Some(high)) => small(&format!("[{}, {}]", number::value(low), number::value(high))),
         _ => String::new(),
     };
+    let hook = if row.hook.is_empty() { String::new() } else { small(&row.hook) };
     let verdict = kind.verdict(row, test.map(|test| test.p_holm));
     let p_value = |p: f64| number::significant(p, 2);
     let corrected = |test: Test| Cell {
@@ -90,15 +95,18 @@ fn line(row: &ResultRow, words: &str, kind: Kind, test: Option<Test>) -> Vec<Cel
         key: Some(test.p_holm),
     };
     vec![
-        Cell { html: html(words), key: None },
-        Cell::text(&row.hook),
-        Cell::number(&number::value(row.value), row.value),
-        Cell::text(&interval),
+        Cell { html: format!("{}{hook}", html(words)), key: None },
+        Cell { html: format!("{}{interval}", html(&number::value(row.value))), key: Some(row.value) },
         test.map_or_else(Cell::none, |test| Cell::number(&p_value(test.p_value), test.p_value)),
         test.map_or_else(Cell::none, corrected),
         Cell { html: format!("{} {}", number::count(row.n), sample(&row.metric)), key: Some(row.n as f64) },
         Cell { html: format!("<b>{verdict}</b>"), key: None },
     ]
+}
+
+/// A line of small print under what a cell says.
+fn small(text: &str) -> String {
+    format!("<br><span class=\"ci name\">{}</span>", html(text))
 }
 
 /// What n counts.
