@@ -27,8 +27,8 @@ pub struct Comparison {
 /// `mean(a) - mean(b)` of two samples that are not paired, such as the scores of the features of two dictionaries: each is drawn from with
 /// replacement by itself (Efron and Tibshirani, An Introduction to the Bootstrap, section 16.2), and the p-value is [`centred_p_value`].
 ///
-/// `None` if either has no value. What the samples have in common, such as the documents on which both were scored, is ignored; as far as
-/// it raises or lowers both alike, the interval is too wide rather than too narrow.
+/// `None` if either has no value. The interval is about other features on the same documents: what these do to all features alike is in
+/// both means and cancels, and what other documents would do to one dictionary and not to the other is not covered.
 pub fn difference(a: &[f64], b: &[f64], resamples: usize, seed: u64) -> Option<Comparison> {
     let value = average(a)? - average(b)?;
     let mut rng = ChaCha8Rng::seed_from_u64(seed);

@@ -285,8 +285,8 @@ fn tables(section: &mut Section, rows: &[&ResultRow], headline: Option<&str>) {
     section.html.push_str(&wide(
         &scores,
         format!(
-            "Scores{length}: on all held-out fragments, on those of the largest activations only, and on random ones only. A feature \
-             active on too few fragments is unscored; the last score counts those as 0."
+            "Scores{length}: on all held-out fragments, on those of the largest activations only, and on random ones only, with the difference of \
+             the two, feature by feature. A feature active on too few fragments is unscored; the last score counts those as 0."
         ),
     ));
     section
