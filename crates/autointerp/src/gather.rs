@@ -98,8 +98,9 @@ impl GatherConfig {
         Ok(())
     }
 
-    /// How many examples each part has where there are enough: to explain from, top and random ones to score on.
-    fn asked(&self) -> (usize, usize, usize) {
+    /// How many fragments each part has where there are enough: to explain from at most, and the strongest and random ones to score on, of
+    /// which a feature that is scored has just so many.
+    pub fn asked(&self) -> (usize, usize, usize) {
         match self.split {
             SplitRule::Documents { explain_top, explain_random, score_top, score_random } => {
                 (explain_top + explain_random, score_top, score_random)

@@ -2,6 +2,7 @@
 
 mod candidates;
 mod classes;
+mod comparison;
 mod delphi;
 mod error;
 mod examples;
@@ -20,6 +21,7 @@ mod tests;
 mod vocabulary;
 
 pub use classes::TokenClass;
+pub use comparison::{Comparison, centred_p_value, difference, holm, paired_difference, percentile_p_value};
 pub use delphi::{DelphiCache, DelphiConfig, DelphiError};
 pub use error::ConfigError;
 pub use examples::{Example, FeatureExamples, Fragments, Moments, Quiet};

@@ -64,8 +64,13 @@ pub fn bootstrap(
         })
         .collect();
     values.sort_by(f64::total_cmp);
-    let last = values.len().checked_sub(1)?;
-    let at = |share: f64| values[(share * last as f64).round() as usize];
+    percentiles(&values)
+}
+
+/// Where the middle 95 % of sorted values begin and end; `None` without values.
+pub(crate) fn percentiles(sorted: &[f64]) -> Option<(f64, f64)> {
+    let last = sorted.len().checked_sub(1)?;
+    let at = |share: f64| sorted[(share * last as f64).round() as usize];
     Some((at(TAIL), at(1.0 - TAIL)))
 }
 
@@ -132,7 +137,7 @@ pub(crate) fn pearson(x: &[f64], y: &[f64]) -> Option<f64> {
     r.is_finite().then(|| r.clamp(-1.0, 1.0))
 }
 
-fn average(values: &[f64]) -> Option<f64> {
+pub(crate) fn average(values: &[f64]) -> Option<f64> {
     (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
 }
 

@@ -89,8 +89,11 @@ pub fn capacity(directions: ArrayView2<'_, f32>) -> Vec<f64> {
     capacity
 }
 
+/// The mean with its interval, cut to where cosines are.
 fn mean(values: &[f64]) -> Estimate {
-    Estimate::of_ratio(&values.iter().map(|value| (*value, 1.0)).collect::<Vec<_>>())
+    let Estimate { value, interval } =
+        Estimate::of_ratio(&values.iter().map(|value| (*value, 1.0)).collect::<Vec<_>>());
+    Estimate { value, interval: interval.map(|(low, high)| (low.max(-1.0), high.min(1.0))) }
 }
 
 fn assert_comparable(a: ArrayView2<'_, f32>, b: ArrayView2<'_, f32>) {
@@ -190,6 +193,19 @@ mod tests {
                 prop_assert!((share - scaled).abs() < 1e-5);
             }
         }
+    }
+
+    #[test]
+    fn the_interval_of_an_mmcs_is_over_the_features() {
+        // Four features, two of which are found and two of which are at 60 degrees: 0.75 -+ 3.182446 * sqrt(1 / 12 / 4).
+        let half = 0.75_f32.sqrt();
+        let a = ndarray::array![[1.0_f32, 0.0, 0.0], [0.0, 1.0, 0.0], [0.5, 0.0, half], [0.0, 0.5, half]];
+        let b = ndarray::array![[2.0_f32, 0.0, 0.0], [0.0, 3.0, 0.0]];
+        let Estimate { value, interval: Some((low, high)) } = mmcs(a.view(), b.view()) else {
+            panic!("no interval of four features");
+        };
+        assert!((value - 0.75).abs() < 1e-6 && (low - 0.290_654).abs() < 1e-5, "{value} from {low}");
+        assert_eq!(high, 1.0);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
+use monosem_autointerp::{Comparison, centred_p_value, percentile_p_value};
 use monosem_dictionary::Estimate;
 use monosem_lm::Tokenizer;
 use monosem_patching::{
@@ -133,6 +134,11 @@ pub(crate) fn descend(
     Ok(Descent { half, seed: config.seed, candidates, screened_out, sets })
 }
 
+/// A mean over prompts.
+pub(crate) fn over_prompts(values: &[f64]) -> Estimate {
+    Estimate::of_ratio(&values.iter().map(|value| (*value, 1.0)).collect::<Vec<_>>())
+}
+
 /// What is read off a curve, and compared between dictionaries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reading {
@@ -182,12 +188,16 @@ const LEVEL: f64 = 0.95;
 impl Bootstrap {
     /// A reading with its percentile interval over prompts.
     pub(crate) fn reading(&self, reading: Reading, curves: &[Curve]) -> Option<Estimate> {
-        self.statistic(&[curves], &|curves| reading.mean(&curves[0]))
+        let (value, draws) = self.statistic(&[curves], &|curves| reading.mean(&curves[0]))?;
+        Some(Estimate { value, interval: interval(draws.into_iter().flatten().collect()) })
     }
 
-    /// `a / b` for counts and norms, `a - b` for areas and KL, with its interval. A resample in which only one of the two reaches half of
-    /// the KL is at the end of the scale.
-    pub(crate) fn comparison(&self, reading: Reading, a: &[Curve], b: &[Curve]) -> Option<Estimate> {
+    /// `a / b` for counts and norms, `a - b` for areas and KL, with its interval and the p-value of no difference. A resample in which only one
+    /// of the two reaches half of the KL is at the end of the scale.
+    ///
+    /// The p-value of a difference is that of the centred statistic. A ratio, which may be 0 or without bound and then cannot be centred, has
+    /// the p-value of its percentile interval, for which resamples in which neither reaches half of the KL count as no difference.
+    pub(crate) fn comparison(&self, reading: Reading, a: &[Curve], b: &[Curve]) -> Option<Comparison> {
         let ratio = matches!(reading, Reading::Features | Reading::Edit);
         let compare = |curves: &[Vec<Curve>]| match (reading.mean(&curves[0]), reading.mean(&curves[1])) {
             (Some(a), Some(b)) if ratio => Some(a / b.max(f64::MIN_POSITIVE)),
@@ -196,26 +206,41 @@ impl Bootstrap {
             (None, Some(_)) => Some(f64::MAX),
             (None, None) => None,
         };
-        self.statistic(&[a, b], &compare)
+        let (value, draws) = self.statistic(&[a, b], &compare)?;
+        let p_value = if ratio {
+            percentile_p_value(1.0, &draws.iter().map(|draw| draw.unwrap_or(1.0)).collect::<Vec<_>>())
+        } else {
+            centred_p_value(value, 0.0, &draws.iter().map(|draw| draw.unwrap_or(0.0)).collect::<Vec<_>>())
+        };
+        let interval = interval(draws.into_iter().flatten().collect());
+        Some(Comparison { value, interval, p_value: interval.map(|_| p_value), n: a[0].points()[0].kl.len() })
     }
 
-    fn statistic(&self, methods: &[&[Curve]], statistic: &dyn Fn(&[Vec<Curve>]) -> Option<f64>) -> Option<Estimate> {
+    /// A statistic of the prompts as they are, and of each resample of them where it is defined.
+    fn statistic(
+        &self,
+        methods: &[&[Curve]],
+        statistic: &dyn Fn(&[Vec<Curve>]) -> Option<f64>,
+    ) -> Option<(f64, Vec<Option<f64>>)> {
         let whole: Vec<Vec<Curve>> = methods.iter().map(|curves| curves.to_vec()).collect();
         let value = statistic(&whole)?;
         let n = methods.first()?.first()?.points()[0].kl.len();
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
-        let mut values = Vec::with_capacity(self.resamples);
-        for _ in 0..self.resamples {
+        let mut draw = || {
             let drawn: Vec<usize> = (0..n).map(|_| rng.random_range(0..n)).collect();
             let resampled: Vec<Vec<Curve>> =
                 methods.iter().map(|curves| curves.iter().map(|curve| resampled(curve, &drawn)).collect()).collect();
-            values.extend(statistic(&resampled));
-        }
-        values.sort_by(f64::total_cmp);
-        let outside = ((1.0 - LEVEL) / 2.0 * values.len() as f64) as usize;
-        let interval = (values.len() > 2 * outside).then(|| (values[outside], values[values.len() - 1 - outside]));
-        Some(Estimate { value, interval })
+            statistic(&resampled)
+        };
+        Some((value, (0..self.resamples).map(|_| draw()).collect()))
     }
+}
+
+/// The percentile interval.
+fn interval(mut values: Vec<f64>) -> Option<(f64, f64)> {
+    values.sort_by(f64::total_cmp);
+    let outside = ((1.0 - LEVEL) / 2.0 * values.len() as f64) as usize;
+    (values.len() > 2 * outside).then(|| (values[outside], values[values.len() - 1 - outside]))
 }
 
 /// The curve over the prompts drawn.
@@ -254,10 +279,15 @@ mod tests {
         let area = bootstrap.comparison(Reading::Area { up_to: 64 }, &few, &many).unwrap();
         let (low, high) = area.interval.unwrap();
         assert!(low <= area.value && area.value <= high && high < 0.0, "{area:?}");
+        // No draw contradicts either, and a hundred draws cannot show more; the p-value of an interval has two sides.
+        assert_eq!((area.p_value, features.p_value), (Some(1.0 / 101.0), Some(2.0 / 101.0)));
+        assert_eq!(area.n, 4);
         assert_eq!(bootstrap.reading(Reading::Edit, &few).unwrap().value, 4.0);
         // The same curve against itself, on the same draws.
         let same = bootstrap.comparison(Reading::Area { up_to: 64 }, &few, &few).unwrap();
-        assert_eq!((same.value, same.interval), (0.0, Some((0.0, 0.0))));
+        assert_eq!((same.value, same.interval, same.p_value), (0.0, Some((0.0, 0.0)), Some(1.0)));
+        let same = bootstrap.comparison(Reading::Edit, &few, &few).unwrap();
+        assert_eq!((same.value, same.p_value), (1.0, Some(1.0)));
     }
 
     #[test]
@@ -265,7 +295,10 @@ mod tests {
         let bootstrap = Bootstrap { resamples: 50, seed: 0 };
         let never = vec![Curve::new(evaluation(0, [2.0; 4]), [evaluation(8, [1.9; 4])])];
         assert!(bootstrap.reading(Reading::Features, &never).is_none());
-        assert_eq!(bootstrap.comparison(Reading::Features, &curve(4), &never).unwrap().value, 0.0);
+        let against = bootstrap.comparison(Reading::Features, &curve(4), &never).unwrap();
+        assert_eq!((against.value, against.p_value), (0.0, Some(2.0 / 51.0)));
+        let turned = bootstrap.comparison(Reading::Features, &never, &curve(4)).unwrap();
+        assert_eq!((turned.value, turned.p_value), (f64::MAX, Some(2.0 / 51.0)));
         assert!(bootstrap.comparison(Reading::Features, &never, &never).is_none());
     }
 

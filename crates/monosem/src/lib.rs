@@ -5,6 +5,7 @@
 
 mod asking;
 mod causal;
+mod claims;
 pub mod cli;
 mod commands;
 mod console;

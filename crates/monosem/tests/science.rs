@@ -41,6 +41,23 @@ fn the_toy_profile_bears_out_both_claims() {
     assert!(shuffled < 0.15, "{shuffled}");
     let (_, _, random_weights) = score("sae-tied", &format!("{sae},control=random-weights,patterns=5"));
     assert!(low > random_weights, "random weights up to {random_weights}");
+    // The same as differences, after correction for the number of methods.
+    let corrected = |setting: &str, metric: &str| {
+        let (p_holm, ..) = results.row("claims", "sae-tied", &format!("{setting},of={metric}"), "p_holm");
+        let (p_value, ..) = results.row("claims", "sae-tied", &format!("{setting},of={metric}"), "p_value");
+        assert!(p_value <= p_holm, "{setting}: {p_value} became {p_holm}");
+        p_holm
+    };
+    for other in ["random-relu", "identity-relu", "pca", "random-weights", "shuffled"] {
+        let setting = format!("{sae},above={other}");
+        let (value, low, _) = results.row("claims", "sae-tied", &setting, "interp_score_difference");
+        assert!(low > 0.0 && low < value, "{other}: {value}, from {low}");
+        let p_holm = corrected(&setting, "interp_score_difference");
+        assert!(p_holm < 0.05, "{other}: p {p_holm} after correction");
+    }
+    // What that rests on is told.
+    let told = |metric: &str| results.row("interp", "model", "", metric).0;
+    assert!(told("fragments") > 1000.0 && told("fragment_tokens") == 32.0 && told("documents") > 100.0);
 
     // Fewer features than principal components undo half of the difference between a prompt and its counterfactual, by a smaller edit.
     let against_pca = |metric: &str| results.row("claims", "sae-tied", &format!("{sae},against=pca"), metric);
@@ -48,6 +65,10 @@ fn the_toy_profile_bears_out_both_claims() {
     assert!(ratio < 1.0 && high < 1.0, "{ratio}, up to {high}");
     assert!(against_pca("edit_for_half_kl_ratio").2 < 1.0);
     assert!(against_pca("kl_auc_difference").2 < 0.0);
+    for metric in ["features_for_half_kl_ratio", "edit_for_half_kl_ratio", "kl_auc_difference"] {
+        let p_holm = corrected(&format!("{sae},against=pca"), metric);
+        assert!(p_holm < 0.05, "{metric}: p {p_holm} after correction");
+    }
 
     // One latent tells that a name is the giver's, named again: a property of the context. Another tells the receiver.
     let told =
@@ -81,7 +102,7 @@ fn the_toy_profile_bears_out_both_claims() {
     assert!(grid("1", "mmcs_next_larger") > 0.8, "{}", grid("1", "mmcs_next_larger"));
 
     let page = std::fs::read_to_string(place.path("out/toy/report.html")).unwrap();
-    let parts = ["Did the claims of the paper hold here?", "Interpretability scores", "Indirect objects", "fires on"];
+    let parts = ["Did the claims of the paper hold here?", "Interpretability scores", "Looked at were", "Indirect objects", "fires on"];
     for text in parts.into_iter().chain(["dense probe", "Absorption rate"]) {
         assert!(page.contains(text), "the report has no {text:?}");
     }

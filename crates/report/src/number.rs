@@ -130,6 +130,7 @@ pub(crate) fn metric(name: &str) -> &str {
         "interp_score" => "score",
         "interp_score_top" => "score on top",
         "interp_score_random" => "score on random",
+        "interp_score_top_less_random" => "score on top less on random",
         "interp_score_all" => "score with unscored as 0",
         "scored_features" => "scored",
         "unscored_features" => "unscored",

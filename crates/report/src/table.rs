@@ -8,7 +8,7 @@ use crate::number;
 use crate::row::{ResultRow, Setting, natural_order, value_order};
 
 /// Metrics in reading order; others follow by name.
-const METRIC_ORDER: [&str; 44] = [
+const METRIC_ORDER: [&str; 45] = [
     "n_latents",
     "l0",
     "fvu",
@@ -22,6 +22,7 @@ const METRIC_ORDER: [&str; 44] = [
     "interp_score",
     "interp_score_top",
     "interp_score_random",
+    "interp_score_top_less_random",
     "interp_score_all",
     "scored_features",
     "unscored_features",

@@ -87,6 +87,16 @@ fn interpretability(rows: &mut Vec<ResultRow>, hook: &str) {
         rows.push(row("interp", method, hook, &with("patterns=5,control=random-weights"), "interp_score", 0.1));
     }
     rows.push(row("interp", "pca", "blocks.4.hook_resid_post", "patterns=5", "interp_score", 0.3));
+    for (metric, value) in [
+        ("fragments", 50_000.0),
+        ("fragment_tokens", 32.0),
+        ("documents", 1234.0),
+        ("explain_fragments", 200.0),
+        ("score_fragments_top", 5.0),
+        ("score_fragments_random", 5.0),
+    ] {
+        rows.push(row("interp", "model", hook, "", metric, value));
+    }
 }
 
 /// One scorer and its control; `tests/explanations.rs` has the rest.
@@ -220,6 +230,9 @@ fn a_run_has_every_part() {
         "FVU at equal sparsity",
         "from the store",
         "href=\"#features-interp\"",
+        "Looked at were 50,000 fragments of 32 tokens each, from 1,234 documents. A feature is explained from at most 200 fragments on which it is \
+         active, and scored on others: the 5 on which it is strongest, and 5 random ones. Features scored, of those looked at: 140 of 20,000 of sae-tied, \
+         R 2, α 1e\u{2212}3; 140 of 20,000 of pca; 140 of 20,000 of pca-oriented.",
         "control: explanations dealt to other features",
         "<small>5 of 25</small>",
         "Feature 4 <small>score 0.35 ",
@@ -374,4 +387,36 @@ fn a_report_is_written_whole() {
     written.sort();
     expected.sort();
     assert_eq!(written, expected);
+}
+
+#[test]
+fn claims_show_their_p_values_and_their_sample() {
+    let hook = "blocks.3.hook_resid_post";
+    let mut rows = Vec::new();
+    for (other, low, p_value, p_holm) in [("pca", 0.2, 0.0001, 0.0002), ("ica", 0.01, 0.04, 0.08)] {
+        let setting = format!("ratio=2,alpha=1e-3,above={other}");
+        let difference = row("claims", "sae-tied", hook, &setting, "interp_score_difference", 0.3);
+        rows.push(ResultRow { ci_low: Some(low), ci_high: Some(0.4), n: 300, ..difference });
+        let of = format!("{setting},of=interp_score_difference");
+        rows.push(row("claims", "sae-tied", hook, &of, "p_value", p_value));
+        rows.push(row("claims", "sae-tied", hook, &of, "p_holm", p_holm));
+    }
+    let html = render(&rows, &[], &provenance()).unwrap().html;
+    let lines: Vec<&str> = html.split("<tr>").filter(|line| line.contains("score higher than")).collect();
+    let [ica, pca] = lines[..] else { panic!("{} lines of claims", lines.len()) };
+    for part in
+        ["than pca ", "1e\u{2212}4", "2e\u{2212}4 <span class=\"ci\">of 2</span>", "300 features", "<b>holds</b>"]
+    {
+        assert!(pca.contains(part), "{part} is not in {pca}");
+    }
+    // The interval alone would have said that it holds.
+    assert!(ica.contains("than ica ") && ica.contains("0.080 <span") && ica.contains("<b>undecided</b>"), "{ica}");
+    assert!(!html.contains("decided by its interval alone"));
+
+    rows.retain(|row| row.metric == "interp_score_difference");
+    let html = render(&rows, &[], &provenance()).unwrap().html;
+    assert!(html.contains("decided by its interval alone"));
+    assert!(
+        html.split("<tr>").filter(|line| line.contains("score higher than")).all(|line| line.contains("<b>holds</b>"))
+    );
 }

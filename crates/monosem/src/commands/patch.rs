@@ -2,14 +2,14 @@
 
 use anyhow::{Context as _, Result, ensure};
 use monosem_assets::Assets;
-use monosem_dictionary::{Dictionary as _, LinearDictionary, metadata};
+use monosem_dictionary::{Dictionary as _, Estimate, LinearDictionary, metadata};
 use monosem_hooks::{HookPoint, HookedModel as _};
 use monosem_lm::{LanguageModel, LoadOptions, Tokenizer};
 use monosem_patching::{Change, Half, Intervention, Patching, PatchingConfig, SelectionConfig, Steering, accuracy};
 use serde_json::json;
 
 use super::{Bar, check_autoencoder};
-use crate::causal::{self, descend};
+use crate::causal::{self, descend, over_prompts};
 use crate::cli;
 use crate::output::{note, say};
 use crate::profile::thresholds;
@@ -96,36 +96,52 @@ pub(crate) fn ioi(args: &cli::Ioi) -> Result<u8> {
         return Ok(exit::INTERRUPTED);
     }
     let descent = descent?;
+    let n = before.logit_diff.len() as u64;
+    let right = before.logit_diff.iter().filter(|diff| **diff > 0.0).count() as u64;
+    let (share, logit_diff) = (Estimate::of_share(right, n), over_prompts(&before.logit_diff));
     if args.at.json {
         let out = json!({
-            "ioi_accuracy": before.share(), "logit_diff": before.mean_logit_diff(), "descent": descent,
+            "ioi_accuracy": share.value, "ioi_accuracy_interval": share.interval,
+            "logit_diff": logit_diff.value, "logit_diff_interval": logit_diff.interval,
+            "descent": descent,
         });
         say!("{}", serde_json::to_string_pretty(&out)?);
         return Ok(exit::OK);
     }
     say!(
-        "the model names the indirect object in {:.0} % of {} prompts (mean logit difference {:.2})",
-        100.0 * before.share(),
-        args.prompts,
-        before.mean_logit_diff()
+        "the model names the indirect object in {} % of {n} prompts (mean logit difference {})",
+        with_interval(&percent(&share), 0),
+        with_interval(&logit_diff, 2)
     );
     say!("{} features differ between the prompts and their counterfactuals", descent.candidates);
-    say!("{:>10} {:>9} {:>8} {:>11} {:>10}", "threshold", "features", "KL", "logit diff", "edit norm");
+    say!("{:>10} {:>9} {:>22} {:>22} {:>24}", "threshold", "features", "KL", "logit diff", "edit norm");
     for set in &descent.sets {
         let evaluation = &set.evaluation;
         say!(
-            "{:>10} {:>9} {:>8.3} {:>11.2} {:>10.3}",
+            "{:>10} {:>9} {:>22} {:>22} {:>24}",
             set.threshold,
             set.features.len(),
-            evaluation.mean_kl(),
-            evaluation.mean_logit_diff(),
-            evaluation.mean_edit_norm()
+            with_interval(&over_prompts(&evaluation.kl), 3),
+            with_interval(&over_prompts(&evaluation.logit_diff), 2),
+            with_interval(&over_prompts(&evaluation.edit_norm), 3)
         );
     }
+    say!("means over prompts; 95 % intervals in brackets");
     if let Some(last) = descent.sets.iter().rev().find(|set| !set.features.is_empty()) {
         say!("the features left last: {:?}", last.features);
     }
     Ok(exit::OK)
+}
+
+fn percent(share: &Estimate) -> Estimate {
+    let times = |x: f64| 100.0 * x;
+    Estimate { value: times(share.value), interval: share.interval.map(|(low, high)| (times(low), times(high))) }
+}
+
+/// `0.512 [0.431, 0.593]`; the value alone where there is no interval.
+fn with_interval(estimate: &Estimate, decimals: usize) -> String {
+    let value = format!("{:.decimals$}", estimate.value);
+    estimate.interval.map_or(value.clone(), |(low, high)| format!("{value} [{low:.decimals$}, {high:.decimals$}]"))
 }
 
 /// Changes features while the model reads a text, and prints the continuation and the probabilities without and with that.

@@ -78,9 +78,9 @@ fn compare(grid: &Grid, generator: Generator, ctx: &Ctx<'_>) -> Result<()> {
                     .map_err(anyhow::Error::from)
             };
             let (smaller, larger) = (load(pair[0])?, load(pair[1])?);
-            let value = mmcs(smaller.w_dec.view(), larger.w_dec.view());
+            let similarity = mmcs(smaller.w_dec.view(), larger.w_dec.view());
             let n = smaller.w_dec.nrows() as u64;
-            rows.push(label(generator, pair[0], *alpha).estimate("mmcs_next_larger", value, n, "cosine"));
+            rows.push(label(generator, pair[0], *alpha).estimate("mmcs_next_larger", similarity, n, "cosine"));
         }
     }
     save_rows(ctx, &rows)

@@ -3,7 +3,9 @@
 use anyhow::Result;
 use monosem_activations::Store;
 use monosem_assets::Assets;
-use monosem_autointerp::{Budget, FeatureExamples, Score, Summary, correlation, mean};
+use monosem_autointerp::{
+    Budget, Comparison, FeatureExamples, Fragments, Score, Summary, correlation, difference, mean, paired_difference,
+};
 use monosem_corpus::Contexts;
 use monosem_dictionary::{Activation, Estimate, LinearDictionary};
 use monosem_graph::{Ctx, Node};
@@ -16,6 +18,7 @@ use super::baselines::{self, SIGNED};
 use super::{
     FEATURES, Label, capture, corpus, measure, model_inputs, model_params, sae, sae_name, sae_setting, save_rows,
 };
+use crate::claims::{self, Claim, RESAMPLES};
 use crate::fetch;
 use crate::interpretation::{Cut, Explained, Part, Settings, stored, vocabulary};
 use crate::profile::{FamilyCase, Interp, Language};
@@ -35,6 +38,7 @@ pub(super) fn node<'a>(language: &'a Language, interp: &'a Interp, hook: HookPoi
         "activations",
         "lm",
         "monosem/nodes/interp",
+        "monosem/claims",
         "monosem/nodes/sae",
         "monosem/interpretation",
         "monosem/evaluation",
@@ -115,22 +119,23 @@ fn run(language: &Language, interp: &Interp, hook: HookPoint, assets: &Assets, c
         headline: interp.headline,
         seed: interp.seed,
     };
-    let mut rows = Vec::new();
+    let mut rows = fragment_rows(interp, hook, &cut.fragments);
     let mut features = Vec::new();
-    let mut headlines = Vec::new();
+    let mut scored = Vec::new();
     for (i, (subject, examples)) in subjects.iter().zip(gathered).enumerate() {
         ctx.check()?;
         ctx.progress(i as u64, subjects.len() as u64, "dictionaries explained");
         let explained = settings.explain(&cut.fragments, up_to_scored(examples, interp.features));
         let label = Label::new("interp", &subject.method, hook, subject.setting.clone());
-        let headline = rows_of(&label, interp, &explained, &mut rows);
-        let shuffled = settings.shuffled(&cut.fragments, &explained);
-        control_rows(&label.with_setting("control=shuffled"), interp, &shuffled, &mut rows);
+        let own = rows_of(&label, interp, &explained, &mut rows);
+        let shuffled = combined(&settings.shuffled(&cut.fragments, &explained));
+        control_row(&label.with_setting("control=shuffled"), interp, &shuffled, &mut rows);
         let shown = headline_scores(interp, &explained).take(interp.examples);
         features.extend(shown.map(|(feature, _)| settings.example(&label, &cut.fragments, feature)));
-        headlines.push((i, headline));
+        scored.push(Scored { subject, own, shuffled });
     }
     let stands = sae_setting(interp.ratio, interp.alpha);
+    let mut random_weights = Vec::new();
     if interp.random_model.is_some() {
         let folder = ctx.dep(&sae::random_name(hook))?.join(sae::DICTIONARY);
         let dictionary = LinearDictionary::load(&folder)?;
@@ -140,13 +145,12 @@ fn run(language: &Language, interp: &Interp, hook: HookPoint, assets: &Assets, c
             .into_iter()
             .flat_map(|examples| settings.explain(&cut.fragments, up_to_scored(examples, interp.features)))
             .collect();
-        let scores: Vec<Score> = headline_scores(interp, &explained).map(|(_, score)| score).collect();
+        random_weights = headline_scores(interp, &explained).map(|(_, score)| score.combined).collect();
         let label = Label::new("interp", "sae-tied", hook, format!("{stands},control=random-weights"));
-        let control = control_rows(&label, interp, &scores, &mut rows);
-        claims(&subjects, &headlines, &stands, hook, Some(("random-weights", control)), &mut rows);
-    } else {
-        claims(&subjects, &headlines, &stands, hook, None, &mut rows);
+        control_row(&label, interp, &random_weights, &mut rows);
+        count_rows(&at_headline(&label, interp), random_weights.len(), explained.len(), &mut rows);
     }
+    rows.extend(claims::family(&claims(&scored, &random_weights, &stands, hook, interp.seed)));
     write_features(&ctx.out().join(FEATURES), &features)?;
     save_rows(ctx, &rows)
 }
@@ -205,30 +209,68 @@ fn estimate(summary: &Summary) -> Estimate {
     Estimate { value: summary.value, interval: summary.interval }
 }
 
-/// The rows of one dictionary; returns its headline.
-fn rows_of(label: &Label, interp: &Interp, explained: &[Explained], rows: &mut Vec<ResultRow>) -> Option<Summary> {
+fn combined(scores: &[Score]) -> Vec<f64> {
+    scores.iter().map(|score| score.combined).collect()
+}
+
+fn at_headline(label: &Label, interp: &Interp) -> Label {
+    label.with_setting(&format!("patterns={}", interp.headline))
+}
+
+/// What features were gathered on: how many fragments of how many tokens, from how many documents, and how many of them each feature is
+/// scored on and explained from at most.
+fn fragment_rows(interp: &Interp, hook: HookPoint, fragments: &Fragments) -> Vec<ResultRow> {
+    let (n, length) = fragments.tokens.dim();
+    let mut documents = fragments.documents.clone();
+    documents.sort_unstable();
+    documents.dedup();
+    let (explain, top, random) = interp.gather().asked();
+    let label = Label::new("interp", "model", hook, "");
+    let row = |metric: &str, value: usize, unit: &str| label.row(metric, value as f64, n as u64, unit);
+    vec![
+        row("fragments", n, "fragments"),
+        row("fragment_tokens", length, "tokens"),
+        row("documents", documents.len(), "documents"),
+        row("explain_fragments", explain, "fragments"),
+        row("score_fragments_top", top, "fragments"),
+        row("score_fragments_random", random, "fragments"),
+    ]
+}
+
+fn count_rows(label: &Label, scored: usize, looked_at: usize, rows: &mut Vec<ResultRow>) {
+    let n = looked_at as u64;
+    rows.push(label.row("scored_features", scored as f64, n, "features"));
+    rows.push(label.row("unscored_features", (looked_at - scored) as f64, n, "features"));
+}
+
+/// The rows of one dictionary; returns the headline scores of its scored features.
+fn rows_of(label: &Label, interp: &Interp, explained: &[Explained], rows: &mut Vec<ResultRow>) -> Vec<f64> {
     let n = explained.len();
-    let mut headline = None;
+    let mut headline = Vec::new();
     for budget in budgets(interp) {
         let scores: Vec<Score> = explained.iter().filter_map(|f| f.scored.as_ref()?.at(budget)).collect();
         let (label, is_headline) = match budget {
             Budget::Patterns(k) => (label.with_setting(&format!("patterns={k}")), k == interp.headline),
             Budget::Bits(bits) => (label.with_setting(&format!("bits={bits}")), false),
         };
-        let mut push = |metric: &str, values: Vec<f64>| -> Option<Summary> {
-            let summary = mean(&values)?;
-            rows.push(label.estimate(metric, estimate(&summary), values.len() as u64, "correlation"));
-            Some(summary)
+        let mut push = |metric: &str, values: &[f64]| {
+            let row = |summary| label.estimate(metric, estimate(&summary), values.len() as u64, "correlation");
+            rows.extend(mean(values).map(row));
         };
-        let combined = push("interp_score", scores.iter().map(|score| score.combined).collect());
+        let combined = combined(&scores);
+        push("interp_score", &combined);
         if is_headline {
+            let (top, random): (Vec<f64>, Vec<f64>) = scores.iter().map(|score| (score.top, score.random)).unzip();
+            push("interp_score_top", &top);
+            push("interp_score_random", &random);
+            push("interp_score_all", &[&combined[..], &vec![0.0; n - scores.len()]].concat());
+            // The same features on both kinds of fragments.
+            if let Some(found) = paired_difference(&top, &random, RESAMPLES, interp.seed) {
+                let estimate = Estimate { value: found.value, interval: found.interval };
+                rows.push(label.estimate("interp_score_top_less_random", estimate, found.n as u64, "correlation"));
+            }
             headline = combined;
-            push("interp_score_top", scores.iter().map(|score| score.top).collect());
-            push("interp_score_random", scores.iter().map(|score| score.random).collect());
-            let unscored = std::iter::repeat_n(0.0, n - scores.len());
-            push("interp_score_all", scores.iter().map(|score| score.combined).chain(unscored).collect());
-            rows.push(label.row("scored_features", scores.len() as f64, n as u64, "features"));
-            rows.push(label.row("unscored_features", (n - scores.len()) as f64, n as u64, "features"));
+            count_rows(&label, scores.len(), n, rows);
             moment_rows(&label, interp, explained, rows);
         }
     }
@@ -254,47 +296,56 @@ fn moment_rows(label: &Label, interp: &Interp, explained: &[Explained], rows: &m
     }
 }
 
-fn control_rows(label: &Label, interp: &Interp, scores: &[Score], rows: &mut Vec<ResultRow>) -> Option<Summary> {
-    let label = label.with_setting(&format!("patterns={}", interp.headline));
-    let summary = mean(&scores.iter().map(|score| score.combined).collect::<Vec<_>>())?;
-    rows.push(label.estimate("interp_score", estimate(&summary), scores.len() as u64, "correlation"));
-    Some(summary)
+fn control_row(label: &Label, interp: &Interp, scores: &[f64], rows: &mut Vec<ResultRow>) {
+    let row = |summary| {
+        at_headline(label, interp).estimate("interp_score", estimate(&summary), scores.len() as u64, "correlation")
+    };
+    rows.extend(mean(scores).map(row));
+}
+
+/// A dictionary with the headline scores of its features, by their own explanations and by those of others.
+struct Scored<'s> {
+    subject: &'s Subject,
+    own: Vec<f64>,
+    shuffled: Vec<f64>,
 }
 
 /// What the paper says of interpretability, as differences of mean scores: of the autoencoder and each other method, and of the residual basis
-/// and random directions. Features of different dictionaries are not paired, so the standard errors add up in squares.
-fn claims(
-    subjects: &[Subject],
-    headlines: &[(usize, Option<Summary>)],
-    stands: &str,
-    hook: HookPoint,
-    control: Option<(&str, Option<Summary>)>,
-    rows: &mut Vec<ResultRow>,
-) {
-    let of = |method: &str| {
-        let found = headlines
-            .iter()
-            .find(|(i, _)| subjects[*i].method == method && (method != "sae-tied" || subjects[*i].setting == stands));
-        found.and_then(|(_, summary)| *summary)
+/// and random directions.
+///
+/// Features of different dictionaries are not paired: feature 3 of the one has nothing to do with feature 3 of the other, so each set of
+/// features is resampled by itself. A feature and its own score by the explanation of another are a pair.
+fn claims(scored: &[Scored<'_>], random_weights: &[f64], stands: &str, hook: HookPoint, seed: u64) -> Vec<Claim> {
+    let find = |method: &str| {
+        let is = |scored: &&Scored<'_>| {
+            scored.subject.method == method && (method != "sae-tied" || scored.subject.setting == stands)
+        };
+        scored.iter().find(is)
     };
-    let mut push = |method: &str, setting: String, a: Option<Summary>, b: Option<Summary>| {
-        let (Some(a), Some(b)) = (a, b) else { return };
-        let label = Label::new("claims", method, hook, setting);
-        let estimate = Estimate { value: a.value - b.value, interval: difference_interval(&a, &b) };
-        rows.push(label.estimate("interp_score_difference", estimate, (a.n + b.n) as u64, "correlation"));
+    let scores = |method: &str| find(method).map_or(&[][..], |scored| &scored.own[..]);
+    let ours = scores("sae-tied");
+    let mut claims = Vec::new();
+    let mut push = |method: &str, setting: String, comparison: Option<Comparison>| {
+        let claim = |comparison| Claim {
+            label: Label::new("claims", method, hook, setting),
+            metric: "interp_score_difference",
+            unit: "correlation",
+            comparison,
+        };
+        claims.extend(comparison.map(claim));
     };
-    let others = ["pca", "pca-oriented", "ica", "ica-oriented", "identity-relu", "random-relu"];
-    for other in others {
-        push("sae-tied", format!("{stands},above={other}"), of("sae-tied"), of(other));
+    for other in ["pca", "pca-oriented", "ica", "ica-oriented", "identity-relu", "random-relu"] {
+        let found = difference(ours, scores(other), RESAMPLES, seed);
+        push("sae-tied", format!("{stands},above={other}"), found);
     }
-    if let Some((name, control)) = control {
-        push("sae-tied", format!("{stands},above={name}"), of("sae-tied"), control);
+    let found = difference(ours, random_weights, RESAMPLES, seed);
+    push("sae-tied", format!("{stands},above=random-weights"), found);
+    // A single feature has no other to be scored by.
+    if let Some(scored) = find("sae-tied").filter(|scored| scored.own.len() == scored.shuffled.len()) {
+        let found = paired_difference(&scored.own, &scored.shuffled, RESAMPLES, seed);
+        push("sae-tied", format!("{stands},above=shuffled"), found);
     }
-    push("identity-relu", "above=random-relu".into(), of("identity-relu"), of("random-relu"));
-}
-
-fn difference_interval(a: &Summary, b: &Summary) -> Option<(f64, f64)> {
-    let half = |summary: &Summary| summary.interval.map(|(low, high)| (high - low) / 2.0);
-    let half = half(a)?.hypot(half(b)?);
-    Some((a.value - b.value - half, a.value - b.value + half))
+    let found = difference(scores("identity-relu"), scores("random-relu"), RESAMPLES, seed);
+    push("identity-relu", "above=random-relu".into(), found);
+    claims
 }

@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use anyhow::{Context as _, Result};
 use monosem_activations::Store;
 use monosem_assets::Assets;
-use monosem_autointerp::{Budget, Vocabulary};
+use monosem_autointerp::{Budget, Comparison, Vocabulary};
 use monosem_corpus::Contexts;
 use monosem_dictionary::{Activation, Estimate, LinearDictionary};
 use monosem_graph::{Ctx, Node};
@@ -20,7 +20,8 @@ use super::baselines::{self, NON_NEGATIVE, SIGNED};
 use super::{
     FEATURES, Label, capture, corpus, measure, model_inputs, model_params, sae, sae_name, sae_setting, save_rows,
 };
-use crate::causal::{self, Bootstrap, Descent, Prompts, Reading, descend};
+use crate::causal::{self, Bootstrap, Descent, Prompts, Reading, descend, over_prompts};
+use crate::claims::{self, Claim, RESAMPLES};
 use crate::fetch;
 use crate::interpretation::{Cut, Part, Settings, stored, vocabulary};
 use crate::profile::{Interp, Ioi, Language};
@@ -181,7 +182,7 @@ fn nodes_of_names<'a>(
     let mut nodes: Vec<Node<'a>> = methods(ioi).into_iter().map(of_method).collect();
     let deps = methods(ioi).into_iter().map(|method| name(hook, names, method)).collect();
     let params = json!({ "hook": hook, "names": names, "ioi": ioi });
-    let code = ["patching", "dictionary", "monosem/nodes/ioi", "monosem/causal"];
+    let code = ["patching", "dictionary", "autointerp", "monosem/nodes/ioi", "monosem/causal", "monosem/claims"];
     let claims = format!("ioi-claims-{hook}{}", infix(names));
     nodes.push(super::node(claims, deps, params, &code, 5.0, move |ctx| compare(ioi, hook, names, ctx)));
     nodes
@@ -314,11 +315,6 @@ fn model_rows(label: &Label, model: &LanguageModel, prompts: &Prompts) -> Result
     ])
 }
 
-/// A mean over prompts.
-fn over_prompts(values: &[f64]) -> Estimate {
-    Estimate::of_ratio(&values.iter().map(|value| (*value, 1.0)).collect::<Vec<_>>())
-}
-
 /// A set of prompts, as results name it.
 fn name_of(half: Half) -> &'static str {
     match half {
@@ -398,7 +394,8 @@ fn note(change: &FeatureChange, ioi: &Ioi) -> String {
     format!("mean change of its code: {places}; differs on {} of {} prompts", change.n_prompts, ioi.report_prompts)
 }
 
-/// The autoencoder against each other dictionary, and each alpha against the others' floor, on the same resamples of prompts.
+/// The autoencoder against each other dictionary, and each alpha against the others' floor, on the same resamples of prompts: every method was
+/// patched on the same prompts, so that what is compared is paired.
 fn compare(ioi: &Ioi, hook: HookPoint, names: usize, ctx: &Ctx<'_>) -> Result<()> {
     let curves = |method: Method| -> Result<Vec<Curve>> {
         let file = ctx.dep(&name(hook, names, method))?.join(DESCENTS);
@@ -407,42 +404,45 @@ fn compare(ioi: &Ioi, hook: HookPoint, names: usize, ctx: &Ctx<'_>) -> Result<()
             serde_json::from_str(&text).with_context(|| format!("{} is damaged", file.display()))?;
         Ok(curves_of(&descents, Half::Report))
     };
-    let bootstrap = Bootstrap { resamples: ioi.resamples, seed: ioi.seed };
+    let bootstrap = Bootstrap { resamples: ioi.resamples.max(RESAMPLES), seed: ioi.seed };
     let stands = Method::Sae { ratio: ioi.ratio, alpha: ioi.alpha, error_term: false };
     let ours = curves(stands)?;
-    let n = ioi.report_prompts as u64;
-    // The axis is the same for both, so any end serves; that of a curve's largest set covers it.
-    let mut rows = Vec::new();
+    let mut theirs = Vec::new();
     for method in methods(ioi).into_iter().filter(|method| *method != stands && !method.with_error()) {
-        ctx.check()?;
-        let theirs = curves(method)?;
-        let largest = |curves: &[Curve]| curves.iter().filter_map(|c| c.points().last()).map(|p| p.n_features).max();
-        let up_to = largest(&ours).max(largest(&theirs)).unwrap_or(1).max(1);
-        let other = if method.setting().is_empty() { method.name().to_owned() } else { method.slug() };
-        let label = Label::new(
-            "claims",
-            stands.name(),
-            hook,
-            format!("{},against={other}{}", stands.setting(), of_names(names)),
-        );
-        let metrics = [
-            ("kl_auc_difference", "1", Reading::Area { up_to }),
-            ("features_for_half_kl_ratio", "1", Reading::Features),
-            ("edit_for_half_kl_ratio", "1", Reading::Edit),
-            ("kl_floor_difference", "nats", Reading::Floor),
-        ];
-        for (metric, unit, reading) in metrics {
-            if let Some(estimate) = bootstrap.comparison(reading, &ours, &theirs) {
-                rows.push(label.estimate(metric, finite(estimate), n, unit));
-            }
+        theirs.push((method, curves(method)?));
+    }
+    let largest = |curves: &[Curve]| curves.iter().filter_map(|c| c.points().last()).map(|p| p.n_features).max();
+    let mut rows = Vec::new();
+    for (i, (metric, unit)) in COMPARED.into_iter().enumerate() {
+        let mut measured = Vec::new();
+        for (method, theirs) in &theirs {
+            ctx.check()?;
+            // The axis is the same for both, so any end serves; that of a curve's largest set covers it.
+            let up_to = largest(&ours).max(largest(theirs)).unwrap_or(1).max(1);
+            let Some(found) = bootstrap.comparison(kinds(up_to)[i], &ours, theirs) else { continue };
+            let other = if method.setting().is_empty() { method.name().to_owned() } else { method.slug() };
+            let setting = format!("{},against={other}{}", stands.setting(), of_names(names));
+            let label = Label::new("claims", stands.name(), hook, setting);
+            measured.push((*method, Claim { label, metric, unit, comparison: finite(found) }));
         }
+        // Of two penalties the floor is what the paper compares, and of other methods everything else; the rest is measured, and no claim.
+        let claimed = |(method, _): &(Method, Claim)| matches!(method, Method::Sae { .. }) == (metric == FLOOR);
+        let (claims, others): (Vec<_>, Vec<_>) = measured.into_iter().partition(claimed);
+        rows.extend(claims::family(&claims.into_iter().map(|(_, claim)| claim).collect::<Vec<_>>()));
+        rows.extend(others.into_iter().map(|(_, other)| other.row()));
     }
     save_rows(ctx, &rows)
 }
 
+const FLOOR: &str = "kl_floor_difference";
+
+/// What comparisons of [`kinds`] are called, with their units.
+const COMPARED: [(&str, &str); 4] =
+    [("kl_auc_difference", "1"), ("features_for_half_kl_ratio", "1"), ("edit_for_half_kl_ratio", "1"), (FLOOR, "nats")];
+
 /// A ratio without bound, where only the other dictionary gets to half of the KL, as a large number that a file can hold.
-fn finite(estimate: Estimate) -> Estimate {
+fn finite(found: Comparison) -> Comparison {
     const MOST: f64 = 1e6;
     let cut = |value: f64| value.min(MOST);
-    Estimate { value: cut(estimate.value), interval: estimate.interval.map(|(low, high)| (cut(low), cut(high))) }
+    Comparison { value: cut(found.value), interval: found.interval.map(|(low, high)| (cut(low), cut(high))), ..found }
 }

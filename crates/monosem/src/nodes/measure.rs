@@ -71,7 +71,6 @@ fn run(language: &Language, hook: HookPoint, ctx: &Ctx<'_>) -> Result<()> {
 
     // The paper's k is the mean L0 of the autoencoder of the smallest ratio at least 1 whose alpha is nearest to the one it names.
     let mut paper_k = None;
-    let distance = |alpha: f32| (alpha.ln() - language.baselines.match_alpha.ln()).abs();
     let of_each_k = if language.baselines.nmf.is_some() { 4 } else { 3 };
     let total = (saes.len() + language.families.len() + 6 + of_each_k * (language.baselines.top_k.len() + 1)) as u64;
     let mut done = 0;
@@ -81,7 +80,7 @@ fn run(language: &Language, hook: HookPoint, ctx: &Ctx<'_>) -> Result<()> {
     };
     for sae in &saes {
         let l0 = measure(&label("sae-tied", hook, &sae.setting()), &sae.dictionary)?;
-        let rank = ((sae.ratio < 1.0, sae.ratio), distance(sae.alpha));
+        let rank = rank_for_paper_k(language, sae);
         if paper_k.as_ref().is_none_or(|(best, _)| rank < *best) {
             paper_k = Some((rank, l0));
         }
@@ -109,6 +108,12 @@ fn run(language: &Language, hook: HookPoint, ctx: &Ctx<'_>) -> Result<()> {
 
 fn label(method: &str, hook: HookPoint, setting: &str) -> Label {
     Label::new("dictionary", method, hook, setting)
+}
+
+/// The autoencoder of the lowest rank gives the paper's k.
+pub(super) fn rank_for_paper_k(language: &Language, sae: &Trained) -> ((bool, f64), f32) {
+    let distance = (sae.alpha.ln() - language.baselines.match_alpha.ln()).abs();
+    ((sae.ratio < 1.0, sae.ratio), distance)
 }
 
 /// The paper's k as `measure-HOOK` found it.

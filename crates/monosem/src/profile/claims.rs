@@ -207,7 +207,7 @@ pub struct Ioi {
     pub max_candidates: usize,
     /// Orders in which features are visited, one selection each.
     pub seeds: Vec<u64>,
-    /// Bootstrap resamples over prompts.
+    /// Bootstrap resamples over prompts for the intervals of curves; claims take 9999 where this is less.
     pub resamples: usize,
     /// Chosen features of each dictionary that the report shows.
     pub examples: usize,

@@ -27,6 +27,9 @@ const READING: &str = "Each feature is explained by a short list of patterns (th
 pub(super) fn section(context: &Context<'_>, rows: &[&ResultRow]) -> Result<Section, ReportError> {
     let mut section = Section::new("");
     section.paragraph(READING);
+    // What the text was is said of the model, which has no features.
+    let (text, rows): (Vec<&ResultRow>, Vec<&ResultRow>) = rows.iter().partition(|r| r.method == "model");
+    let rows = &rows[..];
     let looks = Looks::of(rows.iter().map(|r| Dictionary::of(r, &MEASURED)));
     let headline = headline(rows);
     let examples = context.features_of("interp");
@@ -36,6 +39,7 @@ pub(super) fn section(context: &Context<'_>, rows: &[&ResultRow]) -> Result<Sect
     for hook in hooks_of(rows) {
         let here: Vec<&ResultRow> = rows.iter().copied().filter(|r| r.hook == hook).collect();
         section.hook_heading(&hook);
+        sample(&mut section, &text.iter().copied().filter(|r| r.hook == hook).collect::<Vec<_>>(), &here);
         if let Some(patterns) = &headline {
             by_method(context, &mut section, &hook, &here, &looks, patterns)?;
         }
@@ -45,6 +49,32 @@ pub(super) fn section(context: &Context<'_>, rows: &[&ResultRow]) -> Result<Sect
     }
     features::browser(&mut section, "interp", &examples);
     Ok(section)
+}
+
+/// On how many features and fragments everything below rests, in words.
+fn sample(section: &mut Section, text: &[&ResultRow], rows: &[&ResultRow]) {
+    let value = |metric: &str| Some(number::value(text.iter().find(|r| r.metric == metric)?.value));
+    let fragments = || {
+        let (fragments, tokens, documents) = (value("fragments")?, value("fragment_tokens")?, value("documents")?);
+        let (explain, top, random) =
+            (value("explain_fragments")?, value("score_fragments_top")?, value("score_fragments_random")?);
+        Some(format!(
+            "Looked at were {fragments} fragments of {tokens} tokens each, from {documents} documents. A feature is explained from at most \
+             {explain} fragments on which it is active, and scored on others: the {top} on which it is strongest, and {random} random ones."
+        ))
+    };
+    let mut scored: Vec<(Dictionary, &ResultRow)> =
+        rows.iter().filter(|r| r.metric == "scored_features").map(|r| (Dictionary::of(r, &["patterns"]), *r)).collect();
+    scored.sort_by(|a, b| a.0.cmp(&b.0));
+    let of = |(dictionary, row): &(Dictionary, &ResultRow)| {
+        format!("{} of {} of {}", number::value(row.value), number::count(row.n), html(&dictionary.label()))
+    };
+    let scored: Vec<String> = scored.iter().map(of).collect();
+    let scored = (!scored.is_empty()).then(|| format!("Features scored, of those looked at: {}.", scored.join("; ")));
+    let words: Vec<String> = fragments().into_iter().chain(scored).collect();
+    if !words.is_empty() {
+        section.paragraph(&words.join(" "));
+    }
 }
 
 /// The number of patterns at which methods are compared: that of a sentence, or else the least there is.
@@ -255,8 +285,8 @@ fn tables(section: &mut Section, rows: &[&ResultRow], headline: Option<&str>) {
     section.html.push_str(&wide(
         &scores,
         format!(
-            "Scores{length}: on all held-out fragments, on those of the largest activations only, and on random ones only. A feature \
-             active on too few fragments is unscored; the last score counts those as 0."
+            "Scores{length}: on all held-out fragments, on those of the largest activations only, and on random ones only, with the difference of \
+             the two, feature by feature. A feature active on too few fragments is unscored; the last score counts those as 0."
         ),
     ));
     section

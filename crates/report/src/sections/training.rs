@@ -14,8 +14,8 @@ use crate::table::{self, Cell};
 /// One autoencoder: its method and its setting without the step.
 type Run = (String, Setting);
 
-/// Curves by metric: (step, value), by step.
-type Curves = BTreeMap<String, Vec<(f64, f64)>>;
+/// Curves by metric: step and measurement, by step.
+type Curves<'r> = BTreeMap<String, Vec<(f64, &'r ResultRow)>>;
 
 /// More lines than this cannot be told apart.
 const MOST_LINES: usize = 32;
@@ -30,7 +30,7 @@ pub(super) fn section(context: &Context<'_>, rows: &[&ResultRow]) -> Result<Sect
     for (hook, generator) in places {
         let here: Vec<&ResultRow> =
             rows.iter().copied().filter(|r| r.hook == hook && generator_of(r) == generator).collect();
-        let mut runs: Vec<(Run, Curves)> = Vec::new();
+        let mut runs: Vec<(Run, Curves<'_>)> = Vec::new();
         let mut stepless: Vec<&ResultRow> = Vec::new();
         for row in &here {
             let setting = Setting::parse(&row.setting);
@@ -43,11 +43,11 @@ pub(super) fn section(context: &Context<'_>, rows: &[&ResultRow]) -> Result<Sect
                 runs.push((run, Curves::new()));
                 runs.len() - 1
             });
-            runs[at].1.entry(row.metric.clone()).or_default().push((step, row.value));
+            runs[at].1.entry(row.metric.clone()).or_default().push((step, *row));
         }
         runs.sort_by(|a, b| method_order(&a.0.0, &b.0.0).then_with(|| a.0.1.cmp(&b.0.1)));
         for curve in runs.iter_mut().flat_map(|(_, curves)| curves.values_mut()) {
-            curve.sort_by(|a, b| a.0.total_cmp(&b.0).then_with(|| a.1.total_cmp(&b.1)));
+            curve.sort_by(|a, b| a.0.total_cmp(&b.0).then_with(|| a.1.value.total_cmp(&b.1.value)));
         }
         // One seed for all tells nothing apart.
         if table::distinct(runs.iter().map(|(run, _)| Some(run.1.get("seed").unwrap_or("").to_owned()))).len() == 1 {
@@ -80,7 +80,7 @@ fn curves(
     place: &str,
     name: &str,
     rows: &[&ResultRow],
-    runs: &[(Run, Curves)],
+    runs: &[(Run, Curves<'_>)],
 ) -> Result<(), ReportError> {
     let shown = &runs[..runs.len().min(MOST_LINES)];
     let distinct = |key: &str| table::distinct(shown.iter().map(|(run, _)| run.1.get(key).map(str::to_owned)));
@@ -111,7 +111,8 @@ fn curves(
             .iter()
             .filter_map(|(run, curves)| {
                 let line = curves.get(metric)?;
-                let line = line.iter().map(|&(x, y)| Point { x, y, y_low: None, y_high: None }).collect::<Vec<_>>();
+                let line =
+                    line.iter().map(|&(x, r)| Point { x, y: r.value, y_low: None, y_high: None }).collect::<Vec<_>>();
                 let single = line.len() == 1;
                 Some(Series {
                     label: label_of(&run.0, &run.1),
@@ -136,7 +137,7 @@ fn curves(
     };
     let caption = format!(
         "<b>Training</b>{place}: one line per autoencoder, shade by α, dashes by size R; each point of FVU and L0 rests on held-out \
-         vectors, {}.{left_out}",
+         vectors, {}. The table has the intervals of where they end.{left_out}",
         table::n_in_words(rows.iter().copied().filter(|r| matches!(r.metric.as_str(), "fvu" | "l0"))),
     );
     let columns = if panels.len() == 1 { 1 } else { 2 };
@@ -146,7 +147,7 @@ fn curves(
 }
 
 /// The last value of every curve, and how far it moved over the last fifth of training.
-fn levelled(section: &mut Section, runs: &[(Run, Curves)]) {
+fn levelled(section: &mut Section, runs: &[(Run, Curves<'_>)]) {
     let known = ["fvu", "l0", "loss", "mmcs", "dead_latents"];
     let mut metrics: Vec<&str> = runs.iter().flat_map(|(_, curves)| curves.keys().map(String::as_str)).collect();
     metrics.sort_by_key(|m| (known.iter().position(|k| k == m).unwrap_or(known.len()), *m));
@@ -165,16 +166,21 @@ fn levelled(section: &mut Section, runs: &[(Run, Curves)]) {
             let mut line = vec![Cell::text(&label_of(&run.0, &run.1)), Cell::number(&number::value(steps), steps)];
             for metric in &metrics {
                 let curve = curves.get(*metric).map_or(&[][..], Vec::as_slice);
-                line.push(curve.last().map_or_else(Cell::none, |p| Cell::number(&number::value(p.1), p.1)));
+                let end = |(_, r): &(f64, &ResultRow)| {
+                    Cell::number(&number::with_interval(r.value, r.ci_low, r.ci_high), r.value)
+                };
+                line.push(curve.last().map_or_else(Cell::none, end));
                 if *metric != "dead_latents" {
-                    line.push(change(curve).map_or_else(Cell::none, |c| Cell::number(&percent(c), c)));
+                    let curve: Vec<(f64, f64)> = curve.iter().map(|(step, r)| (*step, r.value)).collect();
+                    line.push(change(&curve).map_or_else(Cell::none, |c| Cell::number(&percent(c), c)));
                 }
             }
             line
         })
         .collect();
     if !lines.is_empty() {
-        let caption = "Had training levelled off? Where each curve ended, and its change over the last fifth of the steps relative to the end.";
+        let caption = "Had training levelled off? Where each curve ended, and its change over the last fifth of the steps relative to the end; 95 % intervals in \
+                       brackets.";
         section.html.push_str(&table::render(caption, &heads, &lines));
     }
 }

@@ -79,9 +79,9 @@ fn score_table(lines: &[&Line<'_>], caption: &str) -> String {
         ("scorer", false, |l| Some(scorer_cell(l))),
         ("score", true, |l| l.get("score").map(score_cell)),
         ("corrected", true, corrected_cell),
-        ("on the strongest", true, |l| l.get("score_top").map(short)),
-        ("on random", true, |l| l.get("score_random").map(short)),
-        ("AUC", true, |l| l.get("auc").map(short)),
+        ("on the strongest", true, |l| l.get("score_top").map(score_cell)),
+        ("on random", true, |l| l.get("score_random").map(score_cell)),
+        ("AUC", true, |l| l.get("auc").map(score_cell)),
         ("n", true, |l| l.get("score").map(|r| Cell::number(&number::count(r.n), r.n as f64))),
         ("unscored features", true, |l| l.count("unscored_features").map(share_cell)),
         ("unread replies", true, |l| l.count("unparsed_replies").map(share_cell)),
@@ -126,24 +126,32 @@ fn scorer_cell(line: &Line<'_>) -> Cell {
     two_lines(&html(&line.scorer), &html(line.get("score").map_or("", |r| &r.unit)), None)
 }
 
-/// The score with chance taken out, and under it what chance is.
+/// The score with chance taken out, and under it its interval and what chance is.
 fn corrected_cell(line: &Line<'_>) -> Option<Cell> {
     let chance = scorers::chance(&line.scorer, line.choices());
     match line.get("corrected_score") {
-        Some(row) => Some(two_lines(&html(&number::significant(row.value, 2)), &chance, Some(row.value))),
+        Some(row) => {
+            let (value, interval) = with_interval(row);
+            let below = [html(&interval), chance].into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>();
+            Some(two_lines(&html(&value), &below.join("; "), Some(row.value)))
+        }
         None if line.get("score").is_some() && !chance.is_empty() => Some(two_lines("", &chance, None)),
         None => None,
     }
 }
 
 fn score_cell(row: &ResultRow) -> Cell {
-    let text = number::with_interval(row.value, row.ci_low, row.ci_high);
-    let (value, interval) = text.split_once(" [").map_or((text.as_str(), String::new()), |(v, i)| (v, format!("[{i}")));
-    two_lines(&html(value), &html(&interval), Some(row.value))
+    let (value, interval) = with_interval(row);
+    two_lines(&html(&value), &html(&interval), Some(row.value))
 }
 
-fn short(row: &ResultRow) -> Cell {
-    Cell::number(&number::significant(row.value, 2), row.value)
+/// A value, and its interval in brackets, which is empty where there is none.
+fn with_interval(row: &ResultRow) -> (String, String) {
+    let text = number::with_interval(row.value, row.ci_low, row.ci_high);
+    match text.split_once(" [") {
+        Some((value, interval)) => (value.to_owned(), format!("[{interval}")),
+        None => (text, String::new()),
+    }
 }
 
 /// `7 of 40`, and under it the share; a none needs no share.
