@@ -1,7 +1,7 @@
 //! Seconds of PCA, of an iteration of FastICA and of NMF, and of non-negative codes, on activations as wide as SmolLM2-135M's residual stream.
 //!
-//! `cargo bench --bench decompose` prints a line per case; with `-- --json` a JSON object per line: `{bench, case, rows, d, threads, seconds}`, for one
-//! iteration where there are several. Further arguments name the cases: `pca` (moments included), `fastica`, `nmf` (as many components as dimensions),
+//! `cargo bench --bench decompose` prints a line per case; with `-- --json` a JSON object per line: `{bench, case, rows, d, threads, seconds, cpu_seconds}`,
+//! the median iteration where there are several. Time on the processor, of all threads, is what a busy machine disturbs least; Linux counts it, in hundredths of a second. Further arguments name the cases: `pca` (moments included), `fastica`, `nmf` (as many components as dimensions),
 //! `nmf-encode`. With `--rows FILE` (a file `activations-*.safetensors` of a store) the rows are activations, else mixtures of heavy-tailed sources.
 //! With `--results FILE` the variances and components of PCA and the unmixing of FastICA, run until it converges, are written there as
 //! safetensors instead. Without `--bench` among the arguments, as cargo runs it in a test, the rows are few and narrow.
@@ -25,7 +25,7 @@ const CASES: [&str; 4] = ["pca", "fastica", "nmf", "nmf-encode"];
 /// Rows of `nmf` and `nmf-encode`.
 const NMF_ROWS: usize = 5_000;
 
-/// Iterations timed, after a first one that is not.
+/// Iterations timed (an odd number, for the median), after a first one that is not.
 const TIMED: usize = 5;
 
 fn main() {
@@ -52,11 +52,12 @@ fn main() {
     assert!(unknown.is_none(), "no case {unknown:?}; there are {CASES:?}");
     for case in CASES.into_iter().filter(|case| arguments.is_empty() || arguments.iter().any(|a| a == case)) {
         let rows = if case.starts_with("nmf") { NMF_ROWS.min(x.nrows()) } else { x.nrows() };
-        let seconds = seconds(case, x.slice(s![..rows, ..]));
+        let Took { seconds, cpu_seconds } = time(case, x.slice(s![..rows, ..]));
         let (d, threads) = (x.ncols(), rayon::current_num_threads());
         if json {
             let line = serde_json::json!({
                 "bench": "decompose", "case": case, "rows": rows, "d": d, "threads": threads, "seconds": seconds,
+                "cpu_seconds": cpu_seconds,
             });
             println!("{line}");
         } else {
@@ -65,13 +66,41 @@ fn main() {
     }
 }
 
-fn seconds(case: &str, x: ArrayView2<'_, f32>) -> f64 {
+/// A time, or a span of it.
+#[derive(Clone, Copy)]
+struct Took {
+    seconds: f64,
+    /// Of all threads of this program.
+    cpu_seconds: Option<f64>,
+}
+
+impl Took {
+    /// Since `start`, and since the program began.
+    fn since(start: Instant) -> Self {
+        // The 14th and 15th of the fields of proc(5), in ticks of a hundredth of a second; the second, a name, ends with a bracket.
+        let cpu_ticks = |stat: String| {
+            let fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11).take(2);
+            fields.map(str::parse::<f64>).sum::<Result<f64, _>>().ok()
+        };
+        let cpu_ticks = std::fs::read_to_string("/proc/self/stat").ok().and_then(cpu_ticks);
+        Self { seconds: start.elapsed().as_secs_f64(), cpu_seconds: cpu_ticks.map(|ticks| ticks / 100.0) }
+    }
+
+    fn until(self, end: Self) -> Self {
+        let cpu_seconds = self.cpu_seconds.zip(end.cpu_seconds).map(|(start, end)| end - start);
+        Self { seconds: end.seconds - self.seconds, cpu_seconds }
+    }
+}
+
+fn time(case: &str, x: ArrayView2<'_, f32>) -> Took {
+    let whole = |task: &dyn Fn()| {
+        let start = Instant::now();
+        let before = Took::since(start);
+        task();
+        before.until(Took::since(start))
+    };
     match case {
-        "pca" => {
-            let start = Instant::now();
-            pca(x);
-            start.elapsed().as_secs_f64()
-        }
+        "pca" => whole(&|| drop(pca(x))),
         "fastica" => {
             let config = IcaConfig { max_iter: TIMED + 1, tol: f64::MIN_POSITIVE, ..IcaConfig::default() };
             an_iteration(|progress| drop(Ica::fit(x, &config, progress).expect("finite rows")))
@@ -80,9 +109,7 @@ fn seconds(case: &str, x: ArrayView2<'_, f32>) -> f64 {
         _ => {
             let fitted = nmf(x, &mut |_, _| ControlFlow::Continue(()));
             let codes = NonNegative::new(fitted.dictionary(), None);
-            let start = Instant::now();
-            assert!(codes.encode(x).nnz() > 0);
-            start.elapsed().as_secs_f64()
+            whole(&|| assert!(codes.encode(x).nnz() > 0))
         }
     }
 }
@@ -100,14 +127,20 @@ fn nmf(x: ArrayView2<'_, f32>, progress: Progress<'_>) -> Nmf {
     Nmf::fit(x, &config, progress).expect("finite rows").expect("not stopped")
 }
 
-/// From the end of the first iteration to the end of the last, without what comes before and after.
-fn an_iteration(fit: impl FnOnce(Progress<'_>)) -> f64 {
-    let mut ends = Vec::new();
+/// The median from the end of an iteration to the end of the next, without what comes before and after.
+fn an_iteration(fit: impl FnOnce(Progress<'_>)) -> Took {
+    let (start, mut ends) = (Instant::now(), Vec::new());
     fit(&mut |_, _| {
-        ends.push(Instant::now());
+        ends.push(Took::since(start));
         ControlFlow::Continue(())
     });
-    ends[TIMED].duration_since(ends[0]).as_secs_f64() / TIMED as f64
+    let took: Vec<Took> = ends.windows(2).map(|pair| pair[0].until(pair[1])).collect();
+    let median = |mut of: Vec<f64>| {
+        of.sort_by(f64::total_cmp);
+        of[TIMED / 2]
+    };
+    let cpu_seconds: Option<Vec<f64>> = took.iter().map(|took| took.cpu_seconds).collect();
+    Took { seconds: median(took.iter().map(|took| took.seconds).collect()), cpu_seconds: cpu_seconds.map(median) }
 }
 
 /// Heavy-tailed sources, each mixed into four dimensions.

@@ -36,6 +36,7 @@
 mod descent;
 mod eigen;
 mod error;
+mod face;
 mod fastica;
 mod ica;
 mod moments;
