@@ -102,7 +102,13 @@ fn the_toy_profile_bears_out_both_claims() {
     assert!(grid("1", "mmcs_next_larger") > 0.8, "{}", grid("1", "mmcs_next_larger"));
 
     let page = std::fs::read_to_string(place.path("out/toy/report.html")).unwrap();
-    let parts = ["Did the claims of the paper hold here?", "Interpretability scores", "Looked at were", "Indirect objects", "fires on"];
+    let parts = [
+        "Did the claims of the paper hold here?",
+        "Interpretability scores",
+        "Looked at were",
+        "Indirect objects",
+        "fires on",
+    ];
     for text in parts.into_iter().chain(["dense probe", "Absorption rate"]) {
         assert!(page.contains(text), "the report has no {text:?}");
     }
