@@ -52,7 +52,7 @@ pub(super) fn point(
     let evaluation = evaluate(dictionary, held_out.0.view(), &held_out.1);
     vec![
         label.estimate("fvu", evaluation.fvu, evaluation.n, "1"),
-        label.row("l0", evaluation.l0.value, evaluation.n, "latents"),
+        label.estimate("l0", evaluation.l0, evaluation.n, "latents"),
         label.row("dead_latents", evaluation.dead_latents() as f64, evaluation.n, "latents"),
         label.row("loss", f64::from(stats.loss), 1, "1"),
     ]

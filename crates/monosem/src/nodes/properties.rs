@@ -193,7 +193,7 @@ fn best_latents(
         })
         .collect();
     let mut results = Vec::new();
-    let mut found = 0;
+    let mut found = 0_u64;
     for (i, task) in tasks.iter().enumerate() {
         let strength = |area: f64| (area - 0.5).abs();
         let best = (0..areas.len()).max_by(|a, b| strength(areas[*a][i]).total_cmp(&strength(areas[*b][i])));
@@ -206,25 +206,31 @@ fn best_latents(
         let label = label.with_setting(&format!("property={}", task.property.name()));
         results.push(label.estimate("best_auroc", estimate, labels.len() as u64, "1"));
         results.push(label.row("best_latent", best as f64, labels.len() as u64, "index"));
-        found += usize::from(estimate.value >= FOUND);
-        let f1_of =
-            |latent: usize, rows: std::ops::Range<usize>, labels: &[bool]| f1(codes.slice(s![rows, latent]), labels);
-        let by_f1 = (0..codes.ncols()).into_par_iter().map(|latent| (latent, f1_of(latent, 0..half, &task.choose)));
+        found += u64::from(estimate.value >= FOUND);
+        let once = vec![1; half];
+        let f1_here = |latent: usize| f1(codes.slice(s![..half, latent]), &task.choose, &once);
+        let by_f1 = (0..codes.ncols()).into_par_iter().map(|latent| (latent, f1_here(latent)));
         let best = by_f1.reduce(|| (0, -1.0), |a, b| if (b.1, a.0) > (a.1, b.0) { b } else { a }).0;
-        results.push(label.row("f1", f1_of(best, half..codes.nrows(), labels), labels.len() as u64, "1"));
+        let reported = codes.slice(s![half.., best]);
+        let value = f1(reported, labels, &vec![1; labels.len()]);
+        let interval = bootstrap.interval(|times| Some(f1(reported, labels, times)));
+        results.push(label.estimate("f1", Estimate { value, interval }, labels.len() as u64, "1"));
     }
-    results.push(label.row("properties_found", found as f64, tasks.len() as u64, "properties"));
+    let n = tasks.len() as f64;
+    let interval = Estimate::of_share(found, tasks.len() as u64).interval.map(|(low, high)| (n * low, n * high));
+    let found = Estimate { value: found as f64, interval };
+    results.push(label.estimate("properties_found", found, tasks.len() as u64, "properties"));
     results
 }
 
-/// Harmonic mean of precision and recall where "active" is taken for "the property holds".
-fn f1(codes: ArrayView1<'_, f32>, labels: &[bool]) -> f64 {
-    let (mut hits, mut active, mut holds) = (0u32, 0u32, 0u32);
-    for (code, label) in codes.iter().zip(labels) {
+/// Harmonic mean of precision and recall where "active" is taken for "the property holds", each row counted so many `times`.
+fn f1(codes: ArrayView1<'_, f32>, labels: &[bool], times: &[u32]) -> f64 {
+    let (mut hits, mut active, mut holds) = (0, 0, 0);
+    for ((code, label), times) in codes.iter().zip(labels).zip(times) {
         let is_active = *code > 0.0;
-        hits += u32::from(is_active && *label);
-        active += u32::from(is_active);
-        holds += u32::from(*label);
+        hits += if is_active && *label { *times } else { 0 };
+        active += if is_active { *times } else { 0 };
+        holds += if *label { *times } else { 0 };
     }
     2.0 * f64::from(hits) / f64::from(active + holds).max(1.0)
 }

@@ -128,7 +128,8 @@ fn equal_sparsity(section: &mut Section, rows: &[&ResultRow]) {
         // Further apart than this, "equal" would be untrue.
         let Some(sae) = nearest.filter(|s| far(s) < 1.3f64.ln()) else { continue };
         let fvu_cell = |s: &Scored<'_>| {
-            Cell::number(&format!("{} (L0 {})", number::value(s.row.value), number::significant(s.l0, 3)), s.row.value)
+            let fvu = number::with_interval(s.row.value, s.row.ci_low, s.row.ci_high);
+            Cell::number(&format!("{fvu} (L0 {})", number::significant(s.l0, 3)), s.row.value)
         };
         let mut line = vec![
             Cell::number(&number::setting_value(k), k.parse().unwrap_or(0.0)),
