@@ -19,9 +19,10 @@ const MAX_SWEEPS_OF_KEPT: usize = 1000;
 const TOLERANCE: f32 = 1e-6;
 
 /// A dictionary whose codes are the non-negative least squares of what its decoder makes of them: `argmin ‖x - b_dec - w_decᵀ c‖²` over `c ≥ 0`. Its encoder
-/// is not used. Rows may lie below `b_dec`.
+/// is not used. Rows may lie below `b_dec`. A row is solved until the magnitudes of its projected gradient sum to a millionth of those of the gradient at zero codes,
+/// or for 100 sweeps.
 ///
-/// With `k`, the k largest codes choose the latents, and the codes are those of least squares on these alone: where directions overlap, as those of an
+/// With `k`, the k largest codes choose the latents, and the codes are those of non-negative least squares on these alone: where directions overlap, as those of an
 /// [`Nmf`](crate::Nmf) do, the ones that are left have to take over what those left out had explained.
 #[derive(Debug, Clone)]
 pub struct NonNegative {
