@@ -15,17 +15,19 @@ const MAX_SWEEPS: usize = 100;
 /// Sweeps at most over the codes that are kept, which are few.
 const MAX_SWEEPS_OF_KEPT: usize = 1000;
 
-/// A row is done when the magnitudes of its projected gradient sum to less than this part of those of its gradient at zero codes.
+/// What [`NonNegative::tolerance`] begins as.
 const TOLERANCE: f32 = 1e-6;
 
 /// A dictionary whose codes are the non-negative least squares of what its decoder makes of them: `argmin ‖x - b_dec - w_decᵀ c‖²` over `c ≥ 0`. Its encoder
-/// is not used. Rows may lie below `b_dec`. A row is solved until the magnitudes of its projected gradient sum to a millionth of those of the gradient at zero codes,
-/// or for 100 sweeps.
+/// is not used. Rows may lie below `b_dec`. A row is solved to the [`tolerance`](Self::tolerance), or for 100 sweeps.
 ///
 /// With `k`, the k largest codes choose the latents, and the codes are those of non-negative least squares on these alone: where directions overlap, as those of an
 /// [`Nmf`](crate::Nmf) do, the ones that are left have to take over what those left out had explained.
 #[derive(Debug, Clone)]
 pub struct NonNegative {
+    /// A row is done when the magnitudes of its projected gradient sum to less than this part of those of its gradient at zero codes; a millionth,
+    /// unless it is set.
+    pub tolerance: f32,
     linear: LinearDictionary,
     k: Option<usize>,
     /// `w_dec w_decᵀ` `[n, n]`.
@@ -42,7 +44,7 @@ impl NonNegative {
         let (reads, decodes) = (linear.w_enc.dim(), linear.w_dec.dim());
         assert_eq!(reads, decodes, "an encoder {reads:?} and a decoder {decodes:?}");
         assert_eq!(linear.b_dec.len(), decodes.1, "a decoder {decodes:?} with a bias of {}", linear.b_dec.len());
-        Self { gram: product(linear.w_dec.view(), linear.w_dec.t()), linear, k }
+        Self { tolerance: TOLERANCE, gram: product(linear.w_dec.view(), linear.w_dec.t()), linear, k }
     }
 
     /// The non-negative codes `[rows, n]` for `targets` `[rows, n]`, the products of rows with every direction: from zero, sweeps of coordinate
@@ -56,7 +58,7 @@ impl NonNegative {
             let violation = descent.sweep(self.gram.view(), targets.view(), codes.view_mut());
             let is_done = |row: &usize| {
                 let target = targets.row(*row);
-                sweep == MAX_SWEEPS || violation[*row] <= enough(target.as_slice().expect("a standard array"))
+                sweep == MAX_SWEEPS || violation[*row] <= self.enough(target.as_slice().expect("a standard array"))
             };
             let (done, going_on): (Vec<usize>, Vec<usize>) = (0..at_work.len()).partition(is_done);
             for row in &done {
@@ -91,17 +93,17 @@ impl NonNegative {
         let (gram, gradient) =
             (gram.as_slice().expect("standard"), gradient.as_slice_mut().expect("one after another"));
         for _ in 0..MAX_SWEEPS_OF_KEPT {
-            if descend(gram, gradient, &mut codes) <= enough(&targets) {
+            if descend(gram, gradient, &mut codes) <= self.enough(&targets) {
                 break;
             }
         }
         (0..).zip(&codes).map(|(i, code): (usize, &f32)| (latents[i] as u32, *code)).collect()
     }
-}
 
-/// The violation of the optimum below which a row is done.
-fn enough(targets: &[f32]) -> f32 {
-    TOLERANCE * targets.iter().map(|target| target.abs()).sum::<f32>()
+    /// The violation of the optimum below which a row is done.
+    fn enough(&self, targets: &[f32]) -> f32 {
+        self.tolerance * targets.iter().map(|target| target.abs()).sum::<f32>()
+    }
 }
 
 impl Dictionary for NonNegative {

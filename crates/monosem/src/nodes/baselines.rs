@@ -25,6 +25,9 @@ pub(super) const NON_NEGATIVE: &str = "non-negative";
 /// Non-negative components and the minimum they are added to.
 const COMPONENTS: &str = "components";
 
+/// To which the codes of an NMF are solved: squared errors within a hundredth of the least, in half of the time.
+const NMF_TOLERANCE: f32 = 1e-5;
+
 /// Training rows behind the decoder gain of random directions.
 pub(super) const GAIN_ROWS: usize = 8192;
 
@@ -175,8 +178,13 @@ pub(super) fn all(
     push("random-relu", String::new(), Box::new(fitted(Activation::Relu)));
     let (pca, ica) = (of(pca_name(hook), TOP_K)?, of(ica_name(hook), TOP_K)?);
     let nmf = language.baselines.nmf.as_ref().map(|_| of(nmf_name(hook), COMPONENTS)).transpose()?;
+    let solved = |nmf: &LinearDictionary, k| {
+        let mut codes = NonNegative::new(nmf.clone(), k);
+        codes.tolerance = NMF_TOLERANCE;
+        codes
+    };
     if let Some(nmf) = &nmf {
-        push("nmf", String::new(), Box::new(NonNegative::new(nmf.clone(), None)));
+        push("nmf", String::new(), Box::new(solved(nmf, None)));
     }
     for &k in ks {
         let (setting, activation) = (|| format!("k={k}"), Activation::TopK { k });
@@ -184,7 +192,7 @@ pub(super) fn all(
         push("ica-topk", setting(), Box::new(LinearDictionary { activation, ..ica.clone() }));
         push("random-topk", setting(), Box::new(fitted(activation)));
         if let Some(nmf) = &nmf {
-            push("nmf-topk", setting(), Box::new(NonNegative::new(nmf.clone(), Some(k))));
+            push("nmf-topk", setting(), Box::new(solved(nmf, Some(k))));
         }
     }
     Ok(all)

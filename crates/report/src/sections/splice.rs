@@ -1,9 +1,11 @@
 //! What the language model loses when its activation is replaced by the reconstruction.
 
 use super::dictionary::against_l0;
-use super::{Context, Section, hooks_of, label_of, method_order, on_what, sae_methods, sizes_of, style_of};
+use super::look::{Dictionary, Looks};
+use super::{Context, Section, hooks_of, label_of, layers, method_order, on_what, sae_methods, sizes_of, style_of};
 use crate::ReportError;
 use crate::chart::{AxisSpec, Panel, Reference, Row, RowChart, draw_grid, draw_rows};
+use crate::escape::html;
 use crate::number;
 use crate::row::{ResultRow, Setting};
 use crate::table;
@@ -15,6 +17,7 @@ pub(super) fn section(context: &Context<'_>, rows: &[&ResultRow]) -> Result<Sect
          What was lost is what the model needed. References: nothing replaced (none), and the activation replaced by its mean \
          or by zero.",
     );
+    by_layer(&mut section, rows)?;
     let l0_rows = context.of("dictionary");
     let mut hooks = hooks_of(rows);
     // References without a hook serve every hook; on their own they still deserve a table.
@@ -32,6 +35,30 @@ pub(super) fn section(context: &Context<'_>, rows: &[&ResultRow]) -> Result<Sect
         section.html.push_str(&table::wide("All measurements at this hook; 95 % intervals in brackets.", &here, false));
     }
     Ok(section)
+}
+
+/// The share of the loss that is recovered over the layers, where more than one was measured.
+fn by_layer(section: &mut Section, rows: &[&ResultRow]) -> Result<(), ReportError> {
+    let measured: Vec<(Dictionary, &ResultRow)> = rows
+        .iter()
+        .filter(|r| r.metric == "loss_recovered" && !r.hook.is_empty())
+        .map(|r| (Dictionary::of(r, &[]), *r))
+        .collect();
+    // A k that is an autoencoder's L0 differs from layer to layer; what has a point at one layer only has no line.
+    let often = |dictionary: &Dictionary| measured.iter().filter(|(other, _)| other == dictionary).count() > 1;
+    let measured: Vec<(Dictionary, &ResultRow)> = measured.iter().filter(|(d, _)| often(d)).cloned().collect();
+    let looks = Looks::of(measured.iter().map(|(dictionary, _)| dictionary.clone()));
+    for site in layers::sites(measured.iter().map(|(_, r)| *r)) {
+        let Some(mut panel) = layers::panel("", "loss recovered", &site, &measured, &looks) else { continue };
+        panel.y = AxisSpec::linear("loss recovered (1: nothing lost, 0: as zero ablation)").with_zero().capped(1.05);
+        let caption = format!(
+            "<b>Loss recovered by layer</b>, site <code>{}</code>: (loss with zeros - loss spliced in) / (loss with zeros - loss as it is), so that              zero ablation is 0 and the activation itself 1; mean ablation is among the lines. Whiskers: 95 % interval over contexts.",
+            html(&site)
+        );
+        let name = format!("splice-layers-{site}");
+        section.figure(&name, "Loss recovered by layer", &caption, draw_grid(&[panel], 1, 300.0))?;
+    }
+    Ok(())
 }
 
 fn axis_title(metric: &str) -> &'static str {
