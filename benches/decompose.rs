@@ -3,8 +3,8 @@
 //! `cargo bench --bench decompose` prints a line per case; with `-- --json` a JSON object per line: `{bench, case, rows, d, threads, seconds, cpu_seconds}`,
 //! the median iteration where there are several. Time on the processor, of all threads, is what a busy machine disturbs least; Linux counts it, in hundredths of a second. Further arguments name the cases: `pca` (moments included), `fastica`, `nmf` (as many components as dimensions),
 //! `nmf-encode`. With `--rows FILE` (a file `activations-*.safetensors` of a store) the rows are activations, else mixtures of heavy-tailed sources.
-//! With `--results FILE` the variances and components of PCA and the unmixing of FastICA, run until it converges, are written there as
-//! safetensors instead. Without `--bench` among the arguments, as cargo runs it in a test, the rows are few and narrow.
+//! With `--results FILE` the variances and components of PCA and the start and the unmixing of FastICA, run until it converges, are written
+//! there as safetensors instead. Without `--bench` among the arguments, as cargo runs it in a test, the rows are few and narrow.
 //!
 //! `benches/peers/decompose_peers.py` runs it and scikit-learn by turns.
 
@@ -159,6 +159,15 @@ fn load_rows(path: &Path) -> Array2<f32> {
     Array2::from_shape_vec((view.shape()[0], view.shape()[1]), values).expect("rows [n, d]")
 }
 
+/// What `Ica::fit` starts from, drawn as it does: normal numbers by Box and Muller.
+fn start(seed: u64, n: usize) -> Array2<f64> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    Array2::from_shape_simple_fn((n, n), || {
+        let radius = (-2.0 * (1.0 - rng.random::<f64>()).ln()).sqrt();
+        radius * (std::f64::consts::TAU * rng.random::<f64>()).cos()
+    })
+}
+
 fn write_results(x: ArrayView2<'_, f32>, path: &Path) {
     let pca = pca(x);
     let config = IcaConfig { max_iter: 500, tol: 1e-7, ..IcaConfig::default() };
@@ -168,6 +177,7 @@ fn write_results(x: ArrayView2<'_, f32>, path: &Path) {
         ("pca_explained_variance", pca.explained_variance.into_dyn()),
         ("pca_components", pca.components.into_dyn()),
         ("ica_unmixing", ica.unmixing.into_dyn()),
+        ("ica_start", start(config.seed, ica.n_kept).into_dyn()),
     ]
     .map(|(name, array)| (name, (array.shape().to_vec(), array.iter().flat_map(|v| v.to_le_bytes()).collect())))
     .into();
