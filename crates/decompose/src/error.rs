@@ -45,3 +45,20 @@ pub enum DecomposeError {
         problem: String,
     },
 }
+
+impl DecomposeError {
+    pub(crate) fn config(key: &'static str, value: impl ToString, expected: &str) -> Self {
+        Self::Config { key, value: value.to_string(), expected: expected.into() }
+    }
+}
+
+/// Whether an iteration of at most `max_iter` steps to a tolerance can begin and end.
+pub(crate) fn validate_iteration(max_iter: usize, tol: f64) -> Result<(), DecomposeError> {
+    if max_iter == 0 {
+        return Err(DecomposeError::config("max_iter", max_iter, "expected at least 1"));
+    }
+    if !(tol.is_finite() && tol > 0.0) {
+        return Err(DecomposeError::config("tol", tol, "expected a positive number, such as 1e-4"));
+    }
+    Ok(())
+}

@@ -8,6 +8,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::eigen::{eigh_descending, largest_entry, orient};
+use crate::error::validate_iteration;
 use crate::fastica::fastica;
 use crate::product::product;
 use crate::{DecomposeError, Moments, gaussian, to_f32};
@@ -41,18 +42,10 @@ impl IcaConfig {
     /// # Errors
     /// [`DecomposeError::Config`] with the field, its value and what would be valid.
     pub fn validate(&self) -> Result<(), DecomposeError> {
-        let wrong =
-            |key, value: String, expected: &str| DecomposeError::Config { key, value, expected: expected.into() };
         if self.n_components == Some(0) {
-            return Err(wrong("n_components", "0".into(), "expected at least 1, or none for every dimension"));
+            return Err(DecomposeError::config("n_components", 0, "expected at least 1, or none for every dimension"));
         }
-        if self.max_iter == 0 {
-            return Err(wrong("max_iter", "0".into(), "expected at least 1"));
-        }
-        if !(self.tol.is_finite() && self.tol > 0.0) {
-            return Err(wrong("tol", self.tol.to_string(), "expected a positive number, such as 1e-4"));
-        }
-        Ok(())
+        validate_iteration(self.max_iter, self.tol)
     }
 }
 

@@ -7,6 +7,7 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use crate::descent::Descent;
+use crate::error::validate_iteration;
 use crate::product::{product, product_into};
 use crate::{DecomposeError, gaussian, to_f32};
 
@@ -53,18 +54,10 @@ impl NmfConfig {
     /// # Errors
     /// [`DecomposeError::Config`] with the field, its value and what would be valid.
     pub fn validate(&self) -> Result<(), DecomposeError> {
-        let wrong =
-            |key, value: String, expected: &str| DecomposeError::Config { key, value, expected: expected.into() };
         if self.n_components == 0 {
-            return Err(wrong("n_components", "0".into(), "expected at least 1"));
+            return Err(DecomposeError::config("n_components", 0, "expected at least 1"));
         }
-        if self.max_iter == 0 {
-            return Err(wrong("max_iter", "0".into(), "expected at least 1"));
-        }
-        if !(self.tol.is_finite() && self.tol > 0.0) {
-            return Err(wrong("tol", self.tol.to_string(), "expected a positive number, such as 1e-4"));
-        }
-        Ok(())
+        validate_iteration(self.max_iter, self.tol)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use monosem_dictionary::{Dictionary, LinearDictionary, mmcs};
+use monosem_dictionary::{Dictionary, Evaluation, LinearDictionary, mmcs};
 use monosem_graph::{Ctx, Node};
 use monosem_hooks::HookPoint;
 use monosem_report::ResultRow;
@@ -60,12 +60,7 @@ fn run(language: &Language, hook: HookPoint, ctx: &Ctx<'_>) -> Result<()> {
     let mut measure = |label: &Label, dictionary: &dyn Dictionary| -> Result<f64> {
         ctx.check()?;
         let evaluation = evaluate(dictionary, x.view(), &groups);
-        let n = evaluation.n;
-        rows.push(label.estimate("fvu", evaluation.fvu, n, "1"));
-        rows.push(label.estimate("l0", evaluation.l0, n, "latents"));
-        rows.push(label.row("dead_latents", evaluation.dead_latents() as f64, n, "latents"));
-        rows.push(label.row("alive_latents", evaluation.alive_latents() as f64, n, "latents"));
-        rows.push(label.row("n_latents", dictionary.n_latents() as f64, n, "latents"));
+        rows.extend(evaluation_rows(label, &evaluation));
         Ok(evaluation.l0.value)
     };
 
@@ -104,6 +99,18 @@ fn run(language: &Language, hook: HookPoint, ctx: &Ctx<'_>) -> Result<()> {
     }
     rows.extend(similarities(&saes, hook));
     save_rows(ctx, &rows)
+}
+
+/// Reconstruction, sparsity, and how many latents are alive.
+pub(super) fn evaluation_rows(label: &Label, evaluation: &Evaluation) -> [ResultRow; 5] {
+    let n = evaluation.n;
+    [
+        label.estimate("fvu", evaluation.fvu, n, "1"),
+        label.estimate("l0", evaluation.l0, n, "latents"),
+        label.row("dead_latents", evaluation.dead_latents() as f64, n, "latents"),
+        label.row("alive_latents", evaluation.alive_latents() as f64, n, "latents"),
+        label.row("n_latents", evaluation.active_rows.len() as f64, n, "latents"),
+    ]
 }
 
 fn label(method: &str, hook: HookPoint, setting: &str) -> Label {

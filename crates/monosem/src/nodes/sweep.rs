@@ -15,6 +15,7 @@ use serde_json::json;
 
 use super::baselines::{self, GAIN_ROWS};
 use super::curve::{self, Curve};
+use super::measure::evaluation_rows;
 use super::{Label, capture, node, read_json, sae, sae_setting, save_rows, write_json};
 use crate::evaluation::evaluate_codes;
 use crate::profile::{FamilyCase, Language, Sweep};
@@ -197,6 +198,7 @@ fn measure_node<'a>(language: &'a Language, sweep: &'a Sweep, hook: HookPoint) -
         "activations",
         "autointerp",
         "monosem/nodes/sweep",
+        "monosem/nodes/measure",
         "monosem/nodes/sae",
         "monosem/nodes/baselines",
         "monosem/evaluation",
@@ -290,11 +292,7 @@ fn of_codes(
         }
     });
     let n = evaluation.n;
-    results.push(label.estimate("fvu", evaluation.fvu, n, "1"));
-    results.push(label.estimate("l0", evaluation.l0, n, "latents"));
-    results.push(label.row("dead_latents", evaluation.dead_latents() as f64, n, "latents"));
-    results.push(label.row("alive_latents", evaluation.alive_latents() as f64, n, "latents"));
-    results.push(label.row("n_latents", dictionary.n_latents() as f64, n, "latents"));
+    results.extend(evaluation_rows(label, &evaluation));
     let alive: Vec<usize> =
         (0..moments.len()).filter(|latent| evaluation.active_rows[*latent] > ALIVE_MORE_THAN).collect();
     // The moments are those of non-negative activations; a signed component has two tails.
