@@ -1,6 +1,6 @@
 //! The paper, figure by figure: what it reports, what this run has instead, and why the two differ.
 
-use super::{Context, Section, label_of};
+use super::{Context, Section, label_of, method_order};
 use crate::escape::html;
 use crate::number;
 use crate::row::{ResultRow, Setting, natural_order};
@@ -192,11 +192,18 @@ fn line(item: &Item, context: &Context<'_>) -> Vec<Cell> {
     if let Some(headline) = headline(context.rows) {
         found.retain(|(_, setting)| setting.get("patterns").is_none_or(|patterns| patterns == headline));
     }
-    found.sort_by(|a, b| natural_order(&a.0.hook, &b.0.hook));
-    let shown: Vec<String> = found.iter().take(SHOWN).map(|(row, setting)| shown(row, setting)).collect();
-    let mut here = shown.join("<br>");
+    found.sort_by(|a, b| natural_order(&a.0.hook, &b.0.hook).then_with(|| method_order(&a.0.method, &b.0.method)));
+    let mut here = String::new();
+    for (i, (row, setting)) in found.iter().take(SHOWN).enumerate() {
+        let is_new = i == 0 || found[i - 1].0.hook != row.hook;
+        if is_new && !row.hook.is_empty() {
+            here += &format!("<code>{}</code><br>", html(&row.hook));
+        }
+        here += &shown(row, setting);
+        here += "<br>";
+    }
     if found.len() > SHOWN {
-        here += &format!("<br>and {} more", found.len() - SHOWN);
+        here += &format!("and {} more", found.len() - SHOWN);
     }
     let is_theirs = context.provenance.model.contains("pythia");
     let differs = match item.differs {
@@ -218,12 +225,11 @@ fn headline(rows: &[ResultRow]) -> Option<String> {
     Setting::parse(&row.setting).get("patterns").map(str::to_owned)
 }
 
-/// `blocks.5.hook_resid_post, sae-tied, R 2, α 1e−3: 0.12 [0.11, 0.13]`.
+/// `sae-tied, R 2, α 1e−3: FVU 0.12 [0.11, 0.13]`.
 fn shown(row: &ResultRow, setting: &Setting) -> String {
-    let place = if row.hook.is_empty() { String::new() } else { format!("<code>{}</code> ", html(&row.hook)) };
     let what = label_of(&row.method, &setting.without(&["patterns", "step", "generator"]));
     let value = number::with_interval(row.value, row.ci_low, row.ci_high);
-    format!("{place}{}: {} {value}", html(&what), html(number::metric(&row.metric)))
+    format!("{}: {} {value}", html(&what), html(number::metric(&row.metric)))
 }
 
 #[cfg(test)]

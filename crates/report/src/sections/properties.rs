@@ -130,7 +130,7 @@ impl<'r> Measured<'r> {
         };
         let caption = format!(
             "AUROC of probes on {} latents chosen by the difference of their means, and of the dense probe.",
-            shown.join(" | ")
+            html(&shown.join(" | "))
         );
         self.table(section, METRIC, &caption, &columns, cell);
     }
