@@ -20,7 +20,7 @@ fn number() -> impl Strategy<Value = f64> {
 
 prop_compose! {
     fn any_row()(
-        experiment in prop_oneof![Just("dictionary".to_owned()), Just("training".to_owned()), Just("splice".to_owned()), Just("planted".to_owned()), Just("interp".to_owned()), Just("autointerp".to_owned()), Just("ioi".to_owned()), Just("properties".to_owned()), text()],
+        experiment in prop_oneof![Just("dictionary".to_owned()), Just("training".to_owned()), Just("splice".to_owned()), Just("sweep".to_owned()), Just("sweep-training".to_owned()), Just("claims".to_owned()), Just("planted".to_owned()), Just("interp".to_owned()), Just("autointerp".to_owned()), Just("ioi".to_owned()), Just("properties".to_owned()), text()],
         method in prop_oneof![Just("model".to_owned()), Just("pca-oriented".to_owned()), Just("sae-tied".to_owned()), Just("pca-topk".to_owned()), Just("identity".to_owned()), text()],
         hook in prop_oneof![Just("blocks.3.hook_resid_post".to_owned()), Just(String::new()), text()],
         setting in prop_oneof![
@@ -37,6 +37,9 @@ prop_compose! {
                 format!("ratio={r},explainer=windows{control},scorer={scorer}")
             }),
             (0..4u32, text()).prop_map(|(r, b)| format!("ratio={r},explainer=windows,scorers=fuzzing+{b}")),
+            (1..3u32, 1..4u32, text()).prop_map(|(r, a, to)| format!("ratio={r},alpha=0.00{a},to={to}")),
+            (1..3u32, 1..4u32, 0..2u32).prop_map(|(r, a, s)| format!("ratio={r},alpha=0.00{a},seed={s}")),
+            text().prop_map(|t| format!("ratio=2,above={t}")),
             (1..999u32).prop_map(|b| format!("bits={b}")),
             Just("patterns=5,control=shuffled".to_owned()),
             (0..3u32, number()).prop_map(|(s, t)| format!("prompts=report,seed={s},threshold={t:e}")),
@@ -47,7 +50,7 @@ prop_compose! {
         ],
         metric in prop_oneof![
             Just("fvu".to_owned()), Just("l0".to_owned()), Just("dead_latents".to_owned()), Just("n_latents".to_owned()),
-            Just("perplexity".to_owned()), Just("mmcs".to_owned()), Just("loss".to_owned()), text(),
+            Just("perplexity".to_owned()), Just("loss_recovered".to_owned()), Just("alive_latents".to_owned()), Just("capacity".to_owned()), Just("interp_score_difference".to_owned()), Just("mmcs".to_owned()), Just("loss".to_owned()), text(),
             Just("corrected_score".to_owned()), Just("score".to_owned()), Just("unscored_features".to_owned()),
             Just("unparsed_replies".to_owned()), Just("agreement_rank".to_owned()), Just("agreement".to_owned()),
             Just("interp_score".to_owned()), Just("kl".to_owned()), Just("patched_features".to_owned()), Just("edit_norm".to_owned()),
