@@ -68,7 +68,7 @@ fn setting(sweep: &Sweep, ratio: f64, (alpha, seed): (f32, u64)) -> String {
 
 fn size_node<'a>(language: &'a Language, sweep: &'a Sweep, hook: HookPoint, ratio: f64) -> Node<'a> {
     let configs = move |d_in| -> Vec<TrainConfig> {
-        sweep.members().into_iter().map(|member| language.sweep_config(sweep, ratio, member, d_in)).collect()
+        sweep.members().into_iter().map(|member| language.sweep_config(sweep, hook, ratio, member, d_in)).collect()
     };
     let params = train_params(language, sweep, hook, &[ratio], &configs(1));
     let weight = cost(sweep, language, ratio * sweep.members().len() as f64);
@@ -101,7 +101,7 @@ fn families_node<'a>(language: &'a Language, sweep: &'a Sweep, hook: HookPoint) 
     }
     let ratios: Vec<f64> = cases.iter().map(|case| case.ratio).collect();
     let configs = move |d_in| -> Vec<TrainConfig> {
-        sweep.family_cases().iter().map(|case| language.sweep_family_config(sweep, case, d_in)).collect()
+        sweep.family_cases().iter().map(|case| language.sweep_family_config(sweep, hook, case, d_in)).collect()
     };
     let params = train_params(language, sweep, hook, &ratios, &configs(1));
     let weight = cost(sweep, language, ratios.iter().sum());

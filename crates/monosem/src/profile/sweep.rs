@@ -104,16 +104,26 @@ impl Language {
         hooks
     }
 
-    /// The training settings of an autoencoder of a sweep on activations `d_in` wide.
+    /// The training settings of an autoencoder of a sweep on the activations of a hook point, `d_in` wide.
     #[must_use]
-    pub fn sweep_config(&self, sweep: &Sweep, ratio: f64, (alpha, seed): (f32, u64), d_in: usize) -> TrainConfig {
-        TrainConfig { family: sweep.family.clone(), seed, ..self.swept(sweep, self.train_config(ratio, alpha, d_in)) }
+    pub fn sweep_config(
+        &self,
+        sweep: &Sweep,
+        hook: HookPoint,
+        ratio: f64,
+        (alpha, seed): (f32, u64),
+        d_in: usize,
+    ) -> TrainConfig {
+        let config = self.swept(sweep, self.train_config(ratio, alpha, d_in));
+        let seed = seed_of(seed, hook, config.n_latents);
+        TrainConfig { family: sweep.family.clone(), seed, ..config }
     }
 
     /// The training settings of a sweep's autoencoder of another family.
     #[must_use]
-    pub fn sweep_family_config(&self, sweep: &Sweep, case: &FamilyCase, d_in: usize) -> TrainConfig {
-        TrainConfig { seed: sweep.seeds[0], ..self.swept(sweep, self.family_config(case, d_in)) }
+    pub fn sweep_family_config(&self, sweep: &Sweep, hook: HookPoint, case: &FamilyCase, d_in: usize) -> TrainConfig {
+        let config = self.swept(sweep, self.family_config(case, d_in));
+        TrainConfig { seed: seed_of(sweep.seeds[0], hook, config.n_latents), ..config }
     }
 
     fn swept(&self, sweep: &Sweep, config: TrainConfig) -> TrainConfig {
@@ -150,11 +160,36 @@ impl Language {
             let any_width = 1 << 10;
             for ratio in &sweep.ratios {
                 for member in sweep.members() {
-                    let config = self.sweep_config(sweep, *ratio, member, any_width);
+                    let config = self.sweep_config(sweep, sweep.hooks[0], *ratio, member, any_width);
                     config.validate(any_width).context("[language.sweep]")?;
                 }
             }
         }
         Ok(())
+    }
+}
+
+/// A seed for each layer and size: from one seed, dictionaries of several would begin with the same directions, and what they have in common after training
+/// would in part be where they began.
+fn seed_of(seed: u64, hook: HookPoint, n_latents: usize) -> u64 {
+    let place = (hook.layer as u64) << 32 | n_latents as u64;
+    // An odd factor (2^64 over the golden ratio) spreads neighbouring places.
+    seed.wrapping_add(place.wrapping_mul(0x9E37_79B9_7F4A_7C15))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_and_sizes_begin_apart() {
+        let hook = |layer| HookPoint::new(layer, monosem_hooks::Site::ResidPost);
+        let mut seeds: Vec<u64> = (0..4)
+            .flat_map(|seed| (0..8).flat_map(move |layer| [288, 576, 1152].map(|n| seed_of(seed, hook(layer), n))))
+            .collect();
+        let all = seeds.len();
+        seeds.sort_unstable();
+        seeds.dedup();
+        assert_eq!(seeds.len(), all);
     }
 }

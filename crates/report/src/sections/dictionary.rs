@@ -229,7 +229,7 @@ fn tables(section: &mut Section, rows: &[&ResultRow]) {
     }
     if !between.is_empty() {
         let caption = "How much of a dictionary another one holds: MMCS from each latent of the first to its nearest in the second (signed, \
-                       not symmetric).";
+                       not symmetric). Sizes of one seed begin with the same directions, so part of it is where they began.";
         section.html.push_str(&table::wide(caption, &between, false));
     }
 }
