@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use anyhow::{Result, bail};
-use monosem_decompose::{Ica, IcaConfig, Moments, Nmf, NmfConfig, NonNegative, Pca};
+use monosem_decompose::{Ica, IcaConfig, Moments, Nmf, NonNegative, Pca};
 use monosem_dictionary::{Activation, Dictionary, LinearDictionary};
 use monosem_graph::{Ctx, Node};
 use monosem_hooks::HookPoint;
@@ -120,12 +120,7 @@ fn fit_ica(language: &Language, hook: HookPoint, config: &IcaConfig, ctx: &Ctx<'
 
 fn fit_nmf(language: &Language, settings: &profile::Nmf, hook: HookPoint, ctx: &Ctx<'_>) -> Result<()> {
     let (x, _) = rows(language, hook, capture::TRAIN, ctx)?.sample(settings.rows)?;
-    let config = NmfConfig {
-        n_components: profile::latents(settings.ratio, x.ncols()),
-        max_iter: settings.max_iter,
-        tol: settings.tol,
-        seed: language.baselines.seed,
-    };
+    let config = settings.config(x.ncols(), language.baselines.seed);
     let mut progress = |iteration: usize, _error: f64| {
         ctx.progress(iteration as u64, config.max_iter as u64, "iterations");
         if ctx.cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }

@@ -1,7 +1,8 @@
 //! Profiles: every number of a run, in TOML. A profile may name a base, whose values it overrides key by key.
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use monosem_activations::Dtype;
+use monosem_decompose::NmfConfig;
 use monosem_hooks::HookPoint;
 use monosem_lm::Precision;
 use monosem_sae::{AdamMode, AuxK, BatchTopK, Family, Matryoshka, TopK, TrainConfig};
@@ -230,7 +231,7 @@ pub struct Nmf {
     pub ratio: f64,
     /// Most iterations.
     pub max_iter: usize,
-    /// It has converged when the error falls by less than this in an iteration, relative to the first.
+    /// It has converged when the projected gradient is below this part of what it was in the first iteration.
     pub tol: f64,
 }
 
@@ -252,6 +253,14 @@ pub struct Splice {
     pub batch_contexts: usize,
     /// Numbers of codes of the top-k baselines that are spliced in.
     pub top_k: Vec<usize>,
+}
+
+impl Nmf {
+    /// What it is fitted with to activations `d_in` wide.
+    #[must_use]
+    pub fn config(&self, d_in: usize, seed: u64) -> NmfConfig {
+        NmfConfig { n_components: latents(self.ratio, d_in), max_iter: self.max_iter, tol: self.tol, seed }
+    }
 }
 
 impl Profile {
@@ -334,6 +343,7 @@ impl Language {
             if nmf.rows == 0 {
                 bail!("language.baselines.nmf.rows must be at least 1");
             }
+            nmf.config(1, self.baselines.seed).validate().context("language.baselines.nmf")?;
         }
         self.validate_sweeps()?;
         Ok(())
