@@ -57,7 +57,7 @@ fn conjugate_gradients(gram: ArrayView2<'_, f32>, targets: ArrayView2<'_, f32>, 
             .and(bent.rows_mut())
             .and(codes.rows())
             .par_for_each(|ahead, residual, direction, bent, codes| {
-                step(flat, ahead, residual, direction, bent, codes)
+                step(flat, ahead, residual, direction, bent, codes);
             });
     }
     ahead

@@ -248,6 +248,7 @@ mod tests {
             let gradient = residual.dot(&directions.t().mapv(f64::from));
             let at_zero = (&x - &b_dec).dot(&directions.t());
             let gram = directions.dot(&directions.t());
+            let sizes = (&x - &b_dec).mapv(f32::abs).dot(&directions.t().mapv(f32::abs));
             for (i, (active, values)) in codes.rows().enumerate() {
                 prop_assert!(values.iter().all(|v| *v > 0.0));
                 prop_assert!(k.is_none_or(|k| active.len() <= k));
@@ -255,9 +256,10 @@ mod tests {
                 let limit = 5e-5 * at_zero.row(i).iter().map(|v| f64::from(v.abs())).sum::<f64>();
                 for latent in 0..latents {
                     let slope = gradient[[i, latent]];
-                    // Directions that nearly cancel may have large codes, whose products f32 rounds.
+                    // What f32 rounds: products of large codes of directions that nearly cancel, and those of rows almost at right angles to the direction.
                     let terms = active.iter().zip(values).map(|(j, v)| f64::from((gram[[latent, *j as usize]] * v).abs()));
-                    let limit = limit + 8.0 * f64::from(f32::EPSILON) * terms.sum::<f64>();
+                    let terms = terms.sum::<f64>() + f64::from(sizes[[i, latent]]);
+                    let limit = limit + 8.0 * f64::from(f32::EPSILON) * terms;
                     if active.contains(&(latent as u32)) {
                         prop_assert!(slope.abs() < limit, "row {i}, active latent {latent}: {slope}, limit {limit}");
                     } else if k.is_none_or(|k| active.len() < k && k >= latents) {
