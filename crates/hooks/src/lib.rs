@@ -26,12 +26,16 @@
 //! assert_eq!("blocks.3.hook_resid_post".parse::<HookPoint>().unwrap().layer, 3);
 //! ```
 
+mod resume;
+
 use std::fmt;
 use std::ops::ControlFlow;
 use std::str::FromStr;
 
 use ndarray::{Array3, ArrayView2, ArrayViewMut3};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+pub use resume::{Past, Resumed, Resumption};
 
 /// A place inside one transformer block. The order of the variants is the order in which a pass of a sequential block visits them.
 ///
@@ -173,6 +177,19 @@ pub trait HookedModel: Send + Sync {
     /// # Panics
     /// If `layer > n_layers()` or the last dimension of `resid` is not `d_model`.
     fn forward_from(&self, layer: usize, resid: Array3<f32>, hook: &mut Hook<'_>) -> ControlFlow<(), Array3<f32>>;
+
+    /// Runs contexts of any lengths from block `layer` on, each from a position of its own on, and returns the logits at their last positions.
+    /// With `keep` the result holds what later passes over the same contexts from the same block on need of these positions.
+    ///
+    /// Attention is causal, so this gives what [`Self::forward_from`] gives for whole contexts, up to the rounding of sums in another order. A
+    /// model that does not implement it keeps the residual stream and runs whole contexts.
+    ///
+    /// # Panics
+    /// If `layer > n_layers()`, a context has no position to run or more than [`Self::max_context`], or arrays do not fit the model or each
+    /// other.
+    fn resume(&self, layer: usize, contexts: &[Resumed<'_>], keep: bool) -> Resumption {
+        resume::by_whole_contexts(self, layer, contexts, keep)
+    }
 
     /// Width of the residual stream.
     ///

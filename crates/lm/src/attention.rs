@@ -53,7 +53,7 @@ impl Heads {
     }
 
     /// All heads of the queries from `first` on, as many as `z` has rows.
-    fn attend_tile(&self, qkv: &[f32], z: &mut [f32], first: usize) {
+    pub(crate) fn attend_tile(&self, qkv: &[f32], z: &mut [f32], first: usize) {
         let Self { n_heads, n_kv_heads, head_dim } = *self;
         let (width, z_width) = (self.width(), n_heads * head_dim);
         let (rows, group) = (z.len() / z_width, n_heads / n_kv_heads);

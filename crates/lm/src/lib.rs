@@ -53,6 +53,7 @@ mod parts;
 mod pass;
 mod product;
 mod random;
+mod resume;
 mod rope;
 mod session;
 mod tokenizer;

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use monosem_bf16::Precision;
-use monosem_hooks::{Hook, HookedModel, Site};
+use monosem_hooks::{Hook, HookedModel, Resumed, Resumption, Site};
 use ndarray::{Array3, ArrayView2};
 
 use crate::gpt2::Gpt2Block;
@@ -13,7 +13,7 @@ use crate::llama::LlamaBlock;
 use crate::neox::NeoXBlock;
 use crate::norm::Norm;
 use crate::parts::norm_rows;
-use crate::pass::{Buffers, Pass, Rows, Shape};
+use crate::pass::{Before, Buffers, Pass, Rows, Shape};
 use crate::product::{Into, Matrix, product};
 use crate::random::Redraw;
 use crate::weights::Source;
@@ -281,7 +281,7 @@ impl LanguageModel {
         if rows == 0 {
             return ControlFlow::Continue(Array3::zeros((batch, positions, c.d_vocab)));
         }
-        let mut pass = Pass { shape: Shape::new(c, batch, positions, 0), hook, past: None };
+        let mut pass = Pass { shape: Shape::new(c, batch, positions, 0), hook, before: Before::Nothing };
         let normed = self.states(layer, &mut x, &mut pass)?;
         let logits = self.unembed(&normed.data);
         let logits = Array3::from_shape_vec((batch, positions, c.d_vocab), logits);
@@ -338,5 +338,9 @@ impl HookedModel for LanguageModel {
             resid.iter().copied().collect()
         };
         self.run(layer, Rows { data, width }, (batch, positions), hook)
+    }
+
+    fn resume(&self, layer: usize, contexts: &[Resumed<'_>], keep: bool) -> Resumption {
+        self.resume_contexts(layer, contexts, keep)
     }
 }

@@ -60,6 +60,7 @@ impl Block for NeoXBlock {
         pass.visit(layer, Site::ResidPre, x)?;
         queries_keys_values(x, &self.attn_norm, &self.qkv, &mut b.normed, &mut b.qkv, &pass.shape);
         pass.attend(layer, &b.qkv, &mut b.z);
+        pass.narrow(layer, x, b);
         pass.visit(layer, Site::AttnZ, &mut b.z)?;
         project(&b.z, &self.attn_out, &mut b.attn_out, plan);
         pass.visit(layer, Site::AttnOut, &mut b.attn_out)?;

@@ -8,6 +8,7 @@ use rayon::prelude::*;
 
 use crate::Config;
 use crate::attention::Heads;
+use crate::resume::Continued;
 use crate::rope::Rotation;
 
 /// Rows of activations, one per token.
@@ -82,6 +83,8 @@ pub(crate) struct Shape {
     pub(crate) positions: usize,
     /// Position of the first token; above 0 where a text is read on.
     first: usize,
+    /// The position of each row, where contexts of different lengths follow one another.
+    of_rows: Option<Vec<usize>>,
     pub(crate) plan: Plan,
     pub(crate) heads: Heads,
     rotation: Option<Rotation>,
@@ -90,7 +93,15 @@ pub(crate) struct Shape {
 impl Shape {
     pub(crate) fn new(config: &Config, batch: usize, positions: usize, first: usize) -> Self {
         let rotation = config.rope.as_ref().map(|rope| Rotation::new(rope, first + positions));
-        Self { batch, positions, first, plan: Plan::new(batch * positions), heads: Heads::new(config), rotation }
+        let plan = Plan::new(batch * positions);
+        Self { batch, positions, first, of_rows: None, plan, heads: Heads::new(config), rotation }
+    }
+
+    /// The shape of rows at these positions, of contexts that follow one another.
+    pub(crate) fn of_rows(config: &Config, of_rows: Vec<usize>) -> Self {
+        let end = of_rows.iter().max().map_or(0, |last| last + 1);
+        let plan = Plan::new(of_rows.len());
+        Self { plan, batch: 1, of_rows: Some(of_rows), ..Self::new(config, 1, end, 0) }
     }
 
     /// Turns queries and keys in a tile of query, key and value rows that begins with row `first` of the pass.
@@ -98,34 +109,57 @@ impl Shape {
         let Some(rotation) = &self.rotation else { return };
         let turning = (self.heads.n_heads + self.heads.n_kv_heads) * self.heads.head_dim;
         for (i, row) in qkv.chunks_exact_mut(self.heads.width()).enumerate() {
-            let position = self.first + (first + i) % self.positions;
+            let row_of_pass = first + i;
+            let position =
+                self.of_rows.as_ref().map_or_else(|| self.first + row_of_pass % self.positions, |of| of[row_of_pass]);
             row[..turning].chunks_exact_mut(self.heads.head_dim).for_each(|head| rotation.turn(head, position));
         }
     }
+}
+
+/// What was run before the rows of a pass.
+pub(crate) enum Before<'a> {
+    /// Nothing: the rows are whole contexts.
+    Nothing,
+    /// The beginning of one text: queries, keys and values of all its positions so far, by block.
+    Text(&'a mut [Vec<f32>]),
+    /// The beginnings of several contexts.
+    Contexts(Continued<'a>),
 }
 
 /// One forward pass.
 pub(crate) struct Pass<'a> {
     pub(crate) shape: Shape,
     pub(crate) hook: &'a mut Hook<'a>,
-    /// Where a text is read on: queries, keys and values of all its positions so far, by block.
-    pub(crate) past: Option<&'a mut [Vec<f32>]>,
+    pub(crate) before: Before<'a>,
 }
 
 impl Pass<'_> {
-    /// Mixes the values of every head, over the positions of the pass and those read before.
+    /// Mixes the values of every head, over the positions of the pass and those run before.
     pub(crate) fn attend(&mut self, layer: usize, qkv: &Rows, z: &mut Rows) {
-        match &mut self.past {
-            None => self.shape.heads.attend(qkv, z, self.shape.positions),
-            Some(past) => {
+        match &mut self.before {
+            Before::Nothing => self.shape.heads.attend(qkv, z, self.shape.positions),
+            Before::Text(past) => {
                 past[layer].extend_from_slice(&qkv.data);
                 self.shape.heads.attend_last(&past[layer], z);
             }
+            Before::Contexts(continued) => continued.attend(layer, self.shape.heads, qkv, z),
+        }
+    }
+
+    /// Where only the last position of each context counts, drops the other rows: the last block needs them for their keys and values alone.
+    pub(crate) fn narrow(&mut self, layer: usize, x: &mut Rows, buffers: &mut Buffers) {
+        if let Before::Contexts(continued) = &mut self.before {
+            continued.narrow(layer, x, buffers);
         }
     }
 
     /// Shows the activations at a hook point to the hook, which may change them.
     pub(crate) fn visit(&mut self, layer: usize, site: Site, rows: &mut Rows) -> ControlFlow<()> {
+        if let Before::Contexts(continued) = &self.before {
+            continued.replace(HookPoint::new(layer, site), rows);
+            return ControlFlow::Continue(());
+        }
         let shape = (self.shape.batch, self.shape.positions, rows.width);
         let view = ArrayViewMut3::from_shape(shape, &mut rows.data).expect("a buffer has a row for every token");
         (self.hook)(HookPoint::new(layer, site), view)

@@ -6,7 +6,7 @@ use monosem_hooks::HookedModel as _;
 use ndarray::{Array2, ArrayView2};
 
 use crate::LanguageModel;
-use crate::pass::{Pass, Shape};
+use crate::pass::{Before, Pass, Shape};
 
 /// A text that a model has read so far, with the keys and values of its tokens.
 ///
@@ -63,7 +63,8 @@ impl<'m> Session<'m> {
         let row = ArrayView2::from_shape((1, n), tokens).expect("a row of tokens");
         let mut x = self.model.embed(row, first);
         let mut hook = |_, _: ndarray::ArrayViewMut3<'_, f32>| ControlFlow::Continue(());
-        let mut pass = Pass { shape: Shape::new(config, 1, n, first), hook: &mut hook, past: Some(&mut self.past) };
+        let before = Before::Text(&mut self.past);
+        let mut pass = Pass { shape: Shape::new(config, 1, n, first), hook: &mut hook, before };
         let ControlFlow::Continue(states) = self.model.states(0, &mut x, &mut pass) else {
             unreachable!("the hook never stops the pass")
         };
