@@ -7,18 +7,24 @@ use monosem_autointerp::{Comparison, centred_p_value, percentile_p_value};
 use monosem_dictionary::Estimate;
 use monosem_lm::Tokenizer;
 use monosem_patching::{
-    Accepted, CountAxis, Curve, Evaluation, Half, IoiPrompt, IoiTask, Patching, PatchingError, Progress,
-    SelectionConfig,
+    Accepted, CountAxis, Curve, Encode, Evaluation, Half, Patching, PatchingError, Progress, Prompt, SelectionConfig,
+    Task, parse_task,
 };
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 /// The tasks that come with the program, by name.
-const TASKS: [(&str, &str); 3] = [
+const TASKS: [(&str, &str); 9] = [
     ("english", include_str!("../ioi/templates.toml")),
     ("toy", include_str!("../ioi/toy-familiar.toml")),
     ("toy-held-out", include_str!("../ioi/toy.toml")),
+    ("pronoun", include_str!("../tasks/pronoun.toml")),
+    ("agreement", include_str!("../tasks/agreement.toml")),
+    ("greater-than", include_str!("../tasks/greater-than.toml")),
+    ("closing", include_str!("../tasks/closing.toml")),
+    ("toy-pronoun", include_str!("../tasks/toy-pronoun.toml")),
+    ("toy-agreement", include_str!("../tasks/toy-agreement.toml")),
 ];
 
 /// The share of KL that a set has to undo to count as the cause of half of it.
@@ -28,28 +34,34 @@ const HALF: f64 = 0.5;
 ///
 /// # Errors
 /// If there is no such task or file, or it is not of the right form.
-pub(crate) fn task(name: &str) -> Result<IoiTask> {
+pub(crate) fn task(name: &str) -> Result<Box<dyn Task>> {
     if let Some((_, text)) = TASKS.iter().find(|(known, _)| *known == name) {
-        return Ok(IoiTask::parse(text, name)?);
+        return Ok(parse_task(text, name)?);
     }
     let known: Vec<&str> = TASKS.iter().map(|(name, _)| *name).collect();
     let text = std::fs::read_to_string(Path::new(name))
         .with_context(|| format!("{name:?} is neither a task ({}) nor a file that can be read", known.join(", ")))?;
-    Ok(IoiTask::parse(&text, name)?)
+    Ok(parse_task(&text, name)?)
 }
 
 /// Two sets of prompts that share no name and no template. Layers, alphas and the like are chosen by what the one says, and claims are
 /// reported on the other; the selection of features runs on each set by itself, since a feature may stand for a name.
 pub(crate) struct Prompts {
-    pub(crate) choose: Vec<IoiPrompt>,
-    pub(crate) report: Vec<IoiPrompt>,
+    pub(crate) choose: Vec<Prompt>,
+    pub(crate) report: Vec<Prompt>,
 }
 
 impl Prompts {
     /// Draws `n` prompts for choosing and for reporting, from `names` names each; 0 for all.
-    pub(crate) fn draw(task: &IoiTask, names: usize, n: [usize; 2], seed: u64, tokenizer: &Tokenizer) -> Result<Self> {
+    pub(crate) fn draw(
+        task: Box<dyn Task>,
+        names: usize,
+        n: [usize; 2],
+        seed: u64,
+        tokenizer: &Tokenizer,
+    ) -> Result<Self> {
         let encode = encoder(tokenizer);
-        let task = &limited(task, names, seed, &encode)?;
+        let task = limited(task, names, seed, &encode)?;
         let [choose, report] = n;
         Ok(Self {
             choose: task.prompts(choose, seed, Half::Choose, &encode)?,
@@ -59,8 +71,13 @@ impl Prompts {
 }
 
 /// The task with as many names that each half of the prompts has `names`; 0 for all.
-pub(crate) fn limited(task: &IoiTask, names: usize, seed: u64, encode: &dyn Fn(&str) -> Vec<u32>) -> Result<IoiTask> {
-    Ok(if names == 0 { task.clone() } else { task.with_names(2 * names, seed, encode)? })
+pub(crate) fn limited(task: Box<dyn Task>, names: usize, seed: u64, encode: &Encode<'_>) -> Result<Box<dyn Task>> {
+    Ok(if names == 0 { task } else { task.with_names(2 * names, seed, encode)? })
+}
+
+/// The name of a task given by name or as a file, for results.
+pub(crate) fn task_name(task: &str) -> &str {
+    Path::new(task).file_stem().and_then(|stem| stem.to_str()).unwrap_or(task)
 }
 
 /// Tokens of a text; none where the vocabulary cannot express it, so that the task says that of a name.

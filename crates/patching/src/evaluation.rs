@@ -9,7 +9,8 @@ pub struct Evaluation {
     pub n_features: usize,
     /// `KL(patched || target)` of the next-token distributions at the last position, in nats.
     pub kl: Vec<f64>,
-    /// `logit(third) - logit(IO)` at the last position: above zero where the counterfactual's answer has overtaken the prompt's.
+    /// `ln P(target answers) - ln P(answers)` at the last position, a difference of logits where each is one token: above zero where the
+    /// counterfactual's answer has overtaken the prompt's.
     pub logit_diff: Vec<f64>,
     /// `||x' - x||`, mean over the patched positions, in units of the activations.
     pub edit_norm: Vec<f64>,
@@ -58,47 +59,93 @@ pub(crate) struct Outcome {
     pub(crate) edit_norm: f64,
 }
 
-/// Logarithms of the probabilities, in `f64`.
-pub(crate) fn log_softmax(logits: ArrayView1<'_, f32>) -> Vec<f64> {
-    let largest = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
-    let total: f64 = logits.iter().map(|logit| (f64::from(*logit) - largest).exp()).sum();
-    let shift = largest + total.ln();
-    logits.iter().map(|logit| f64::from(*logit) - shift).collect()
+/// A next-token distribution.
+pub(crate) struct Distribution {
+    /// Probabilities.
+    p: Vec<f64>,
+    /// Their logarithms.
+    log_p: Vec<f64>,
 }
 
-/// `KL(p || q) = sum p (ln p - ln q)` of log-probabilities, in nats. Exactly zero where `p` is `q`.
-pub(crate) fn kl(p: &[f64], q: &[f64]) -> f64 {
-    let sum: f64 = p.iter().zip(q).map(|(p, q)| p.exp() * (p - q)).sum();
-    // Below zero only by rounding. What is not a number stays so: `max` would make the best KL of it.
-    if sum < 0.0 { 0.0 } else { sum }
+impl Distribution {
+    pub(crate) fn of(logits: ArrayView1<'_, f32>) -> Self {
+        let (largest, mut p) = exponentials(logits);
+        let total: f64 = p.iter().sum();
+        let shift = largest + total.ln();
+        p.iter_mut().for_each(|p| *p /= total);
+        Self { p, log_p: logits.iter().map(|logit| f64::from(*logit) - shift).collect() }
+    }
+
+    /// Logarithms of the probabilities.
+    pub(crate) fn log_p(&self) -> &[f64] {
+        &self.log_p
+    }
+
+    /// `KL(self || other) = sum p (ln p - ln q)`, in nats. Exactly zero where the two are the same.
+    pub(crate) fn kl(&self, other: &Self) -> f64 {
+        let terms = self.p.iter().zip(&self.log_p).zip(&other.log_p);
+        let sum: f64 = terms.map(|((p, log_p), log_q)| p * (log_p - log_q)).sum();
+        // Below zero only by rounding. What is not a number stays so: `max` would make the best KL of it.
+        if sum < 0.0 { 0.0 } else { sum }
+    }
+}
+
+/// The largest logit, and `exp(logit - largest)`.
+fn exponentials(logits: ArrayView1<'_, f32>) -> (f64, Vec<f64>) {
+    let largest = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+    (largest, logits.iter().map(|logit| (f64::from(*logit) - largest).exp()).collect())
+}
+
+/// `ln P(a) - ln P(b)` of two sets of tokens: the difference of the logits where each is one token.
+pub(crate) fn log_odds(logits: ArrayView1<'_, f32>, a: &[u32], b: &[u32]) -> f64 {
+    let log_sum = |tokens: &[u32]| {
+        let of = |token: &u32| f64::from(logits[*token as usize]);
+        if let [token] = tokens {
+            return of(token);
+        }
+        let largest = tokens.iter().map(of).fold(f64::NEG_INFINITY, f64::max);
+        largest + tokens.iter().map(|token| (of(token) - largest).exp()).sum::<f64>().ln()
+    };
+    log_sum(a) - log_sum(b)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ndarray::{Array1, array};
+    use ndarray::Array1;
     use proptest::prelude::*;
+
+    fn of<const N: usize>(logits: [f32; N]) -> Distribution {
+        Distribution::of(Array1::from(logits.to_vec()).view())
+    }
 
     proptest! {
         #[test]
-        fn kl_is_zero_of_itself_and_never_negative(p in prop::collection::vec(-30f32..30.0, 5), q in prop::collection::vec(-30f32..30.0, 5)) {
-            let [p, q] = [p, q].map(|logits| log_softmax(Array1::from(logits).view()));
-            prop_assert!((p.iter().map(|l| l.exp()).sum::<f64>() - 1.0).abs() < 1e-12);
-            prop_assert_eq!(kl(&p, &p), 0.0);
-            prop_assert!(kl(&p, &q) >= 0.0);
+        fn kl_is_zero_of_itself_and_never_negative(p in prop::array::uniform5(-30f32..30.0), q in prop::array::uniform5(-30f32..30.0)) {
+            let [p, q] = [of(p), of(q)];
+            prop_assert!((p.p.iter().sum::<f64>() - 1.0).abs() < 1e-12);
+            prop_assert!(p.p.iter().zip(p.log_p()).all(|(p, log_p)| (p - log_p.exp()).abs() < 1e-12));
+            prop_assert_eq!(p.kl(&p), 0.0);
+            prop_assert!(p.kl(&q) >= 0.0);
+        }
+
+        #[test]
+        fn log_odds_are_those_of_the_probabilities(logits in prop::array::uniform5(-9f32..9.0)) {
+            let p = of(logits).p;
+            let got = log_odds(Array1::from(logits.to_vec()).view(), &[0, 3], &[4, 1, 2]);
+            prop_assert!((got - ((p[0] + p[3]) / (p[4] + p[1] + p[2])).ln()).abs() < 1e-9);
         }
     }
 
     #[test]
     fn kl_of_what_is_no_number_is_none() {
-        assert!(kl(&[f64::NAN, 0.0], &[0.5, 0.5]).is_nan());
+        assert!(of([f32::NAN, 0.0]).kl(&of([0.5, 0.5])).is_nan());
     }
 
     #[test]
     fn kl_of_two_coins() {
-        let p = log_softmax(array![0.0_f32, 0.0].view());
-        let q = log_softmax(array![3.0_f32.ln(), 0.0].view());
+        let [p, q] = [of([0.0, 0.0]), of([3.0_f32.ln(), 0.0])];
         let expected = 0.5 * (0.5_f64 / 0.75).ln() + 0.5 * (0.5_f64 / 0.25).ln();
-        assert!((kl(&p, &q) - expected).abs() < 1e-7);
+        assert!((p.kl(&q) - expected).abs() < 1e-7);
     }
 }

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::PatchingError;
 use crate::directions::directions;
-use crate::evaluation::log_softmax;
-use crate::pass::{Start, check_hook, check_tokens, last_logits};
+use crate::evaluation::Distribution;
+use crate::pass::{check_hook, check_tokens, last_logits};
 
 /// What becomes of a code.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -84,13 +84,11 @@ impl Steered {
     /// without and with the interventions are left out: large changes of what never occurs say little.
     #[must_use]
     pub fn changes(&self, n: usize, floor: f64) -> Vec<TokenChange> {
-        let [base, steered] = [&self.base, &self.steered].map(|logits| log_softmax(logits.view()));
+        let [base, steered] = [&self.base, &self.steered].map(|logits| Distribution::of(logits.view()));
+        let (base, steered) = (base.log_p().iter().copied(), steered.log_p().iter().copied());
         let change = |(token, (base, steered))| TokenChange { token, base, steered };
-        let mut changes: Vec<TokenChange> = (0u32..)
-            .zip(base.into_iter().zip(steered))
-            .map(change)
-            .filter(|c| c.base.max(c.steered) >= floor.ln())
-            .collect();
+        let mut changes: Vec<TokenChange> =
+            (0u32..).zip(base.zip(steered)).map(change).filter(|c| c.base.max(c.steered) >= floor.ln()).collect();
         let size = |c: &TokenChange| (c.steered - c.base).abs();
         changes.sort_by(|a, b| size(b).total_cmp(&size(a)).then(a.token.cmp(&b.token)));
         changes.truncate(n);
@@ -160,7 +158,7 @@ impl<'a> Steering<'a> {
     fn logits(&self, tokens: &[u32], steered: bool) -> Result<Array1<f32>, PatchingError> {
         let row = aview1(tokens);
         let batch = row.insert_axis(ndarray::Axis(0));
-        let logits = last_logits(self.model, Start::Tokens(batch), &[tokens.len() - 1], &mut |point, activations| {
+        let logits = last_logits(self.model, batch, &[tokens.len() - 1], &mut |point, activations| {
             if steered {
                 self.apply(point, activations);
             }

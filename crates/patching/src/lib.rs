@@ -1,6 +1,6 @@
 //! Causal tests of the features of a dictionary.
 //!
-//! An [`IoiTask`] gives prompts and their counterfactuals. [`Patching`] runs both once; after that any set of features can be moved to
+//! A [`Task`] gives prompts and their counterfactuals: [`IoiTask`], [`MinimalPairs`], [`GreaterThanTask`], or one's own through [`draw_prompts`]. [`Patching`] runs both once; after that any set of features can be moved to
 //! what they are in the counterfactual, to see how far the model's answer follows ([`Patching::evaluate`]), which few features carry it
 //! ([`Patching::select`], [`Patching::rank_by_single_effect`], [`Curve`]), and where they differ ([`Patching::feature_changes`]). [`Steering`]
 //! changes features on any text.
@@ -42,7 +42,6 @@
 
 mod curve;
 mod directions;
-mod drawing;
 mod error;
 mod evaluation;
 mod intervention;
@@ -56,13 +55,15 @@ mod state;
 mod task;
 
 pub use curve::{Bootstrap, CountAxis, Curve, Interval};
-pub use drawing::Half;
 pub use error::{PatchingError, Progress};
 pub use evaluation::Evaluation;
 pub use intervention::{Change, Intervention, Steered, Steering, TokenChange};
 pub use patching::{Patching, PatchingConfig};
-pub use prompt::{Accuracy, IoiPrompt, accuracy};
+pub use prompt::{Accuracy, Mark, Prompt, accuracy};
 pub use ranking::{FeatureChange, SingleEffect};
 pub use selection::{Accepted, Selection, SelectionConfig};
 pub use state::State;
-pub use task::{IoiTask, NameOrder, Template};
+pub use task::{
+    Class, Encode, GreaterThanTask, Half, IoiTask, MinimalPairs, NameOrder, Pair, Task, Template, draw_prompts,
+    parse_task,
+};

@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use monosem_hooks::{HookPoint, HookedModel, Site};
+use monosem_hooks::{HookPoint, HookedModel, Past, Resumed, Resumption, Site};
 use ndarray::{Array2, Array3, ArrayView2, ArrayView3, ArrayViewMut3, s};
 
 use crate::PatchingError;
@@ -23,25 +23,6 @@ pub(crate) fn padded_tokens(contexts: &[&[u32]]) -> Array2<u32> {
     Array2::from_shape_fn((contexts.len(), longest), |(i, position)| contexts[i].get(position).copied().unwrap_or(0))
 }
 
-/// Activations `[position, width]` padded on the right with zeros to the longest, `[batch, position, width]`.
-pub(crate) fn padded_rows(contexts: &[ArrayView2<'_, f32>]) -> Array3<f32> {
-    let longest = contexts.iter().map(ArrayView2::nrows).max().unwrap_or(0);
-    let width = contexts.first().map_or(0, ArrayView2::ncols);
-    let mut padded = Array3::zeros((contexts.len(), longest, width));
-    for (mut padded, context) in padded.outer_iter_mut().zip(contexts) {
-        padded.slice_mut(s![..context.nrows(), ..]).assign(context);
-    }
-    padded
-}
-
-/// Where a pass begins.
-pub(crate) enum Start<'a> {
-    /// At the tokens `[batch, position]`.
-    Tokens(ArrayView2<'a, u32>),
-    /// At the residual stream `[batch, position, d_model]` that enters a block.
-    Stream(usize, Array3<f32>),
-}
-
 /// What may change activations on the way.
 pub(crate) type Edit<'a> = dyn FnMut(HookPoint, ArrayViewMut3<'_, f32>) + 'a;
 
@@ -50,7 +31,7 @@ pub(crate) type Edit<'a> = dyn FnMut(HookPoint, ArrayViewMut3<'_, f32>) + 'a;
 /// The unembedding is the largest product of a small model, so it is done for these positions alone.
 pub(crate) fn last_logits(
     model: &dyn HookedModel,
-    start: Start<'_>,
+    tokens: ArrayView2<'_, u32>,
     ends: &[usize],
     edit: &mut Edit<'_>,
 ) -> Array2<f32> {
@@ -65,11 +46,7 @@ pub(crate) fn last_logits(
         found = Some(at_ends(activations.view(), ends));
         ControlFlow::Break(())
     };
-    match start {
-        Start::Tokens(tokens) => drop(model.forward(tokens, &mut hook)),
-        Start::Stream(layer, stream) if layer == n_layers => found = Some(at_ends(stream.view(), ends)),
-        Start::Stream(layer, stream) => drop(model.forward_from(layer, stream, &mut hook)),
-    }
+    let _ = model.forward(tokens, &mut hook);
     let found = found.expect("a pass visits the residual stream that leaves the last block");
     match model.forward_from(n_layers, found, &mut |_, _| ControlFlow::Continue(())) {
         ControlFlow::Continue(logits) => logits.slice_move(s![.., 0, ..]),
@@ -145,20 +122,38 @@ impl Continuation<'_> {
         Captured { entering, x: x.expect("a pass visits every hook point whose site the model has") }
     }
 
-    /// Logits `[batch, d_vocab]` at each context's last position, with activations `x` at the hook point. What came before it is in
-    /// `entering`, unless the hook point is on the residual stream. Contexts are `[position, width]`, of any lengths.
-    pub(crate) fn last_logits(&self, entering: &[ArrayView2<'_, f32>], x: &[ArrayView2<'_, f32>]) -> Array2<f32> {
-        let ends: Vec<usize> = x.iter().map(|x| x.nrows() - 1).collect();
-        if let Some(layer) = self.enters() {
-            return last_logits(self.model, Start::Stream(layer, padded_rows(x)), &ends, &mut |_, _| {});
-        }
-        let start = Start::Stream(self.hook.layer, padded_rows(entering));
-        last_logits(self.model, start, &ends, &mut |point, mut activations| {
-            if point == self.hook {
-                for (mut activations, x) in activations.outer_iter_mut().zip(x) {
-                    activations.slice_mut(s![..x.nrows(), ..]).assign(x);
-                }
-            }
-        })
+    /// The block from which a pass goes on.
+    fn layer(&self) -> usize {
+        self.enters().unwrap_or(self.hook.layer)
     }
+
+    /// Runs contexts from a position of each on, and returns the logits `[context, d_vocab]` at their last positions; with `keep` also what later
+    /// passes need of these positions.
+    pub(crate) fn resume(&self, contexts: &[Context<'_>], keep: bool) -> Resumption {
+        let mut resumed = Vec::with_capacity(contexts.len());
+        for c in contexts {
+            let (past, first) = (c.past, c.first);
+            let x = c.x.slice(s![first.., ..]);
+            resumed.push(match c.entering {
+                None => Resumed { past, first, stream: x, replaced: None },
+                Some(entering) => {
+                    let replaced = Some((self.hook.site, x));
+                    Resumed { past, first, stream: entering.slice(s![first.., ..]), replaced }
+                }
+            });
+        }
+        self.model.resume(self.layer(), &resumed, keep)
+    }
+}
+
+/// One context from the hook point on.
+pub(crate) struct Context<'a> {
+    /// The residual stream `[position, d_model]` from which the pass goes on; `None` where the hook point is on it.
+    pub(crate) entering: Option<&'a Array2<f32>>,
+    /// Activations `[position, width]` at the hook point.
+    pub(crate) x: &'a Array2<f32>,
+    /// The first position that is run.
+    pub(crate) first: usize,
+    /// What was kept of the positions before it.
+    pub(crate) past: Option<&'a Past>,
 }

@@ -1,14 +1,15 @@
 use monosem_dictionary::Dictionary;
-use monosem_hooks::{HookPoint, HookedModel};
-use ndarray::{Array1, Array2, ArrayView2, Axis};
+use monosem_hooks::{HookPoint, HookedModel, Past};
+use ndarray::{Array1, Array2, Axis};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::directions::directions;
 use crate::evaluation::{Outcome, mean};
-use crate::pass::{Continuation, batches, check_hook, check_tokens};
+use crate::pass::{Context, Continuation, batches, check_hook};
+use crate::prompt::check_prompt;
 use crate::run::{Run, run_both};
-use crate::{Evaluation, IoiPrompt, PatchingError};
+use crate::{Evaluation, PatchingError, Prompt};
 
 /// What is patched, and where.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,8 +31,9 @@ pub struct PatchingConfig {
 /// counterfactual is `KL(patched || target)` of the next-token distributions after the last position.
 ///
 /// Features whose codes are the same in both runs do nothing; the others are the [candidates](Self::candidates). A prompt on which no patched
-/// feature's code differs is not run again. Both are exact. A prompt's numbers do not depend on the number of threads; the batch it is in may
-/// change the last bits of its `f32` logits.
+/// feature's code differs is not run again; one that is run again is run from the first position that changes, since what is kept of
+/// those before still holds. All of this is exact. A prompt's numbers do not depend on the number of threads; the batch it is in may change the
+/// last bits of its `f32` logits.
 pub struct Patching<'a> {
     pub(crate) continuation: Continuation<'a>,
     pub(crate) with_error_term: bool,
@@ -42,16 +44,33 @@ pub struct Patching<'a> {
     /// Their decoder rows `[candidate, d_in]`.
     pub(crate) directions: Array2<f32>,
     /// For each candidate the prompts on which it differs, ascending.
-    pub(crate) affected: Vec<Vec<usize>>,
+    pub(crate) affected: Vec<Vec<Affected>>,
+}
+
+/// A prompt on which a candidate's code differs.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Affected {
+    pub(crate) prompt: usize,
+    /// The first position where it does.
+    pub(crate) first: usize,
 }
 
 /// A prompt to be run with a set of candidates patched.
-#[derive(Clone, Copy)]
-pub(crate) struct Job {
+pub(crate) struct Job<'a> {
     pub(crate) prompt: usize,
-    /// A candidate that is in where the set has it not, and out where it has.
-    pub(crate) toggled: Option<usize>,
+    /// Candidates that are in where the set has them not, and out where it has.
+    pub(crate) toggled: Vec<usize>,
+    /// What was kept of the positions before `first`.
+    pub(crate) past: &'a Past,
+    /// The first position that is run.
+    pub(crate) first: usize,
 }
+
+/// Rows in one pass, about: enough for the products to reach their rate.
+const ROWS: usize = 512;
+
+/// Contexts in one pass: each has logits as wide as the vocabulary.
+pub(crate) const CONTEXTS: usize = 64;
 
 impl<'a> Patching<'a> {
     /// Runs the prompts and their counterfactuals and encodes both.
@@ -62,19 +81,19 @@ impl<'a> Patching<'a> {
     pub fn new(
         model: &'a dyn HookedModel,
         dictionary: &dyn Dictionary,
-        prompts: &[IoiPrompt],
+        prompts: &[Prompt],
         config: &PatchingConfig,
     ) -> Result<Self, PatchingError> {
         check_hook(model, config.hook, dictionary.d_in())?;
         if prompts.is_empty() {
             return Err(PatchingError::NoPrompts);
         }
-        prompts.iter().try_for_each(|p| check_tokens(model, &p.tokens).and(check_tokens(model, &p.target_tokens)))?;
+        prompts.iter().try_for_each(|prompt| check_prompt(model, prompt))?;
         let continuation = Continuation { model, hook: config.hook };
         let lengths: Vec<usize> = prompts.iter().map(|p| p.tokens.len()).collect();
         let mut runs: Vec<Option<Run>> = (0..prompts.len()).map(|_| None).collect();
         for batch in batches(&lengths) {
-            let of_batch: Vec<&IoiPrompt> = batch.iter().map(|&i| &prompts[i]).collect();
+            let of_batch: Vec<&Prompt> = batch.iter().map(|&i| &prompts[i]).collect();
             let ran = run_both(&continuation, dictionary, &of_batch, config);
             batch.iter().zip(ran).for_each(|(&i, run)| runs[i] = Some(run));
         }
@@ -138,37 +157,60 @@ impl<'a> Patching<'a> {
     /// What patching a set of candidates does to every prompt.
     pub(crate) fn outcomes_of(&self, set: &[bool]) -> Vec<Outcome> {
         let mut outcomes: Vec<Outcome> = self.runs.iter().map(|run| run.unpatched).collect();
-        let mut changed = vec![self.with_error_term; self.runs.len()];
-        for prompts in self.affected.iter().zip(set).filter_map(|(prompts, patched)| patched.then_some(prompts)) {
-            prompts.iter().for_each(|&prompt| changed[prompt] = true);
-        }
-        let jobs: Vec<Job> =
-            (0..changed.len()).filter(|&prompt| changed[prompt]).map(|prompt| Job { prompt, toggled: None }).collect();
-        for (job, outcome) in jobs.iter().zip(self.outcomes(set, &jobs)) {
+        let firsts = self.first_changes(set);
+        let changed = (0..outcomes.len()).filter(|&prompt| firsts[prompt] < self.runs[prompt].x.nrows());
+        let job = |prompt| Job { prompt, toggled: Vec::new(), past: &self.runs[prompt].past, first: firsts[prompt] };
+        let jobs: Vec<Job<'_>> = changed.map(job).collect();
+        for (job, (outcome, _)) in jobs.iter().zip(self.outcomes(set, &jobs, false)) {
             outcomes[job.prompt] = outcome;
         }
         outcomes
     }
 
-    /// Runs the jobs in batches.
-    pub(crate) fn outcomes(&self, set: &[bool], jobs: &[Job]) -> Vec<Outcome> {
-        let lengths: Vec<usize> = jobs.iter().map(|job| self.runs[job.prompt].x.nrows()).collect();
-        let mut outcomes = vec![Outcome::default(); jobs.len()];
-        for batch in batches(&lengths) {
-            let runs: Vec<&Run> = batch.iter().map(|&i| &self.runs[jobs[i].prompt]).collect();
-            let patched: Vec<Array2<f32>> = batch
-                .par_iter()
-                .map(|&i| self.patch(&self.runs[jobs[i].prompt], &|c| set[c] != (jobs[i].toggled == Some(c))))
+    /// For each prompt the first position that patching the set changes; its length where it changes nothing.
+    pub(crate) fn first_changes(&self, set: &[bool]) -> Vec<usize> {
+        let unless_error = |run: &Run| if self.with_error_term { run.first_difference() } else { run.x.nrows() };
+        let mut firsts: Vec<usize> = self.runs.iter().map(unless_error).collect();
+        for at in self.affected.iter().zip(set).filter(|(_, patched)| **patched).flat_map(|(affected, _)| affected) {
+            firsts[at.prompt] = firsts[at.prompt].min(at.first);
+        }
+        firsts
+    }
+
+    /// Runs the jobs in batches; with `keep`, what later jobs need of the positions that were run.
+    pub(crate) fn outcomes(&self, set: &[bool], jobs: &[Job<'_>], keep: bool) -> Vec<(Outcome, Option<Past>)> {
+        let mut outcomes = Vec::with_capacity(jobs.len());
+        let mut rest = jobs;
+        while !rest.is_empty() {
+            let (batch, after) = rest.split_at(self.batch(rest));
+            rest = after;
+            let contains = |job: &Job<'_>, c: usize| set[c] != job.toggled.contains(&c);
+            let patched: Vec<Array2<f32>> =
+                batch.par_iter().map(|job| self.patch(&self.runs[job.prompt], &|c| contains(job, c))).collect();
+            let jobs = batch.iter().zip(&patched);
+            let contexts: Vec<Context<'_>> = jobs
+                .map(|(job, x)| {
+                    let entering = self.runs[job.prompt].entering.as_ref();
+                    Context { entering, x, first: job.first, past: Some(job.past) }
+                })
                 .collect();
-            let entering: Vec<ArrayView2<'_, f32>> =
-                runs.iter().filter_map(|r| Some(r.entering.as_ref()?.view())).collect();
-            let x: Vec<ArrayView2<'_, f32>> = patched.iter().map(|x| x.view()).collect();
-            let logits = self.continuation.last_logits(&entering, &x);
-            let measured: Vec<Outcome> =
-                (0..batch.len()).into_par_iter().map(|i| runs[i].measure(x[i], logits.row(i))).collect();
-            batch.iter().zip(measured).for_each(|(&i, outcome)| outcomes[i] = outcome);
+            let resumption = self.continuation.resume(&contexts, keep);
+            let measure = |i: usize| self.runs[batch[i].prompt].measure(patched[i].view(), resumption.logits.row(i));
+            let measured: Vec<Outcome> = (0..batch.len()).into_par_iter().map(measure).collect();
+            let mut pasts = resumption.pasts.into_iter();
+            outcomes.extend(measured.into_iter().map(|outcome| (outcome, pasts.next())));
         }
         outcomes
+    }
+
+    /// How many of the jobs to run in one pass.
+    fn batch(&self, jobs: &[Job<'_>]) -> usize {
+        let mut rows = 0;
+        let fits = |job: &&Job<'_>| {
+            rows += self.runs[job.prompt].x.nrows() - job.first;
+            rows <= ROWS
+        };
+        jobs.iter().take(CONTEXTS).take_while(fits).count().max(1)
     }
 
     /// The activations of a prompt with a set of candidates patched. The sum is in the order of the latents, whatever the order in which
@@ -210,13 +252,15 @@ fn number_candidates(runs: &mut [Run], n_latents: usize) -> Vec<usize> {
     candidates
 }
 
-fn affected(runs: &[Run], n_candidates: usize) -> Vec<Vec<usize>> {
-    let mut affected: Vec<Vec<usize>> = vec![Vec::new(); n_candidates];
+fn affected(runs: &[Run], n_candidates: usize) -> Vec<Vec<Affected>> {
+    let mut affected: Vec<Vec<Affected>> = vec![Vec::new(); n_candidates];
     for (prompt, run) in runs.iter().enumerate() {
-        for (candidate, _) in run.changes.iter().flatten() {
-            let prompts = &mut affected[*candidate as usize];
-            if prompts.last() != Some(&prompt) {
-                prompts.push(prompt);
+        for (first, changes) in run.changes.iter().enumerate() {
+            for (candidate, _) in changes {
+                let of_candidate = &mut affected[*candidate as usize];
+                if of_candidate.last().is_none_or(|last| last.prompt != prompt) {
+                    of_candidate.push(Affected { prompt, first });
+                }
             }
         }
     }

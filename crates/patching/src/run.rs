@@ -1,11 +1,12 @@
 //! A prompt and its counterfactual, run and encoded.
 
 use monosem_dictionary::{Codes, Dictionary};
+use monosem_hooks::Past;
 use ndarray::{Array2, Array3, ArrayView1, ArrayView2, s};
 
-use crate::evaluation::{Outcome, kl, log_softmax};
-use crate::pass::{Captured, Continuation, padded_tokens};
-use crate::{IoiPrompt, PatchingConfig};
+use crate::evaluation::{Distribution, Outcome};
+use crate::pass::{Captured, Context, Continuation, padded_tokens};
+use crate::{PatchingConfig, Prompt};
 
 /// A prompt and its counterfactual at the hook point, padding cut off.
 pub(crate) struct Run {
@@ -19,23 +20,29 @@ pub(crate) struct Run {
     pub(crate) changes: Vec<Vec<(u32, f32)>>,
     /// Positions that are not dropped.
     n_patched: usize,
-    /// The counterfactual's log-probabilities after the last position.
-    target: Vec<f64>,
-    pub(crate) prompt: IoiPrompt,
+    /// The counterfactual's distribution after the last position.
+    target: Distribution,
+    pub(crate) prompt: Prompt,
     /// Of the prompt as it is.
     pub(crate) unpatched: Outcome,
+    /// What was kept of the prompt as it is, from the hook point on.
+    pub(crate) past: Past,
 }
 
 impl Run {
+    /// The first position at which the prompt and its counterfactual differ at the hook point; their number where they do not.
+    pub(crate) fn first_difference(&self) -> usize {
+        self.x.rows().into_iter().zip(self.x_target.rows()).take_while(|(x, target)| x == target).count()
+    }
+
     pub(crate) fn measure(&self, patched: ArrayView2<'_, f32>, logits: ArrayView1<'_, f32>) -> Outcome {
-        let [io, third] = [self.prompt.io, self.prompt.third].map(|name| f64::from(logits[name as usize]));
         let moved = |(a, b): (ArrayView1<'_, f32>, ArrayView1<'_, f32>)| {
             a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>().sqrt()
         };
         let total: f64 = patched.rows().into_iter().zip(self.x.rows()).map(moved).sum();
         Outcome {
-            kl: kl(&log_softmax(logits), &self.target),
-            logit_diff: third - io,
+            kl: Distribution::of(logits).kl(&self.target),
+            logit_diff: self.prompt.logit_diff(logits),
             edit_norm: total / self.n_patched.max(1) as f64,
         }
     }
@@ -45,7 +52,7 @@ impl Run {
 pub(crate) fn run_both(
     continuation: &Continuation<'_>,
     dictionary: &dyn Dictionary,
-    prompts: &[&IoiPrompt],
+    prompts: &[&Prompt],
     config: &PatchingConfig,
 ) -> Vec<Run> {
     for p in prompts {
@@ -53,17 +60,16 @@ pub(crate) fn run_both(
         assert_eq!(n, n_target, "a prompt of {n} tokens with a counterfactual of {n_target}");
     }
     let lengths: Vec<usize> = prompts.iter().map(|p| p.tokens.len()).collect();
-    let run = |tokens: &dyn Fn(&IoiPrompt) -> &[u32]| {
+    let run = |tokens: &dyn Fn(&Prompt) -> &[u32], keep: bool| {
         let contexts: Vec<&[u32]> = prompts.iter().map(|p| tokens(p)).collect();
         let captured = cut(&continuation.capture(padded_tokens(&contexts).view()), &lengths);
-        let [entering, x] =
-            [&captured.0, &captured.1].map(|arrays| arrays.iter().map(|x| x.view()).collect::<Vec<_>>());
-        let logits = continuation.last_logits(&entering, &x);
-        (captured, logits)
+        let context = |(i, x)| Context { entering: captured.0.get(i), x, first: 0, past: None };
+        let resumption = continuation.resume(&captured.1.iter().enumerate().map(context).collect::<Vec<_>>(), keep);
+        (captured, resumption)
     };
-    let ((entering, x), logits) = run(&|p| &p.tokens);
-    let ((_, x_target), logits_target) = run(&|p| &p.target_tokens);
-    let mut entering = entering.into_iter();
+    let ((entering, x), base) = run(&|p| &p.tokens, true);
+    let ((_, x_target), target) = run(&|p| &p.target_tokens, false);
+    let (mut entering, mut pasts) = (entering.into_iter(), base.pasts.into_iter());
     let dropped = |position: usize| config.drop_positions.contains(&position);
     let mut runs = Vec::with_capacity(prompts.len());
     for (i, (x, mut x_target)) in x.into_iter().zip(x_target).enumerate() {
@@ -77,11 +83,12 @@ pub(crate) fn run_both(
             x,
             x_target,
             changes,
-            target: log_softmax(logits_target.row(i)),
+            target: Distribution::of(target.logits.row(i)),
             prompt: prompts[i].clone(),
             unpatched: Outcome::default(),
+            past: pasts.next().expect("something was kept of every prompt"),
         };
-        run.unpatched = run.measure(run.x.view(), logits.row(i));
+        run.unpatched = run.measure(run.x.view(), base.logits.row(i));
         runs.push(run);
     }
     runs

@@ -56,7 +56,7 @@ fn accuracy_is_that_of_the_whole_pass() {
         let logits = model.forward(tokens.view(), &mut |_, _| ControlFlow::Continue(()));
         let ControlFlow::Continue(logits) = logits else { unreachable!() };
         let at = |name: u32| f64::from(logits[[0, prompt.end(), name as usize]]);
-        assert!((at(prompt.io) - at(prompt.s) - diff).abs() < 1e-4);
+        assert!((at(prompt.answers[0]) - at(prompt.wrong[0]) - diff).abs() < 1e-4);
     }
     let right = found.logit_diff.iter().filter(|d| **d > 0.0).count();
     assert!((found.share() - right as f64 / 40.0).abs() < 1e-12);

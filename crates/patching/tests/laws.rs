@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 use common::{D_MODEL, Model, prompts};
 use monosem_dictionary::{Activation, LinearDictionary};
 use monosem_hooks::{HookPoint, HookedModel, Site};
-use monosem_patching::{Half, IoiPrompt, Patching, PatchingConfig, PatchingError, SelectionConfig};
+use monosem_patching::{FeatureChange, Half, Patching, PatchingConfig, PatchingError, Prompt, SelectionConfig};
 use proptest::prelude::*;
 
 const SITES: [Site; 5] = [Site::ResidPre, Site::AttnOut, Site::ResidMid, Site::MlpOut, Site::ResidPost];
@@ -15,7 +15,7 @@ const SITES: [Site; 5] = [Site::ResidPre, Site::AttnOut, Site::ResidMid, Site::M
 struct Case {
     model: Model,
     dictionary: LinearDictionary,
-    prompts: Vec<IoiPrompt>,
+    prompts: Vec<Prompt>,
     config: PatchingConfig,
 }
 
@@ -168,7 +168,7 @@ fn an_edit_is_the_sum_of_its_features_directions() {
     let case = Case::new(4, 1, HookPoint::new(1, Site::ResidPost), false);
     let patching = case.patching();
     let feature = patching.candidates()[0];
-    let [change] = patching.feature_changes(&[feature])[..] else { unreachable!() };
+    let change = patching.feature_changes(&[feature]).remove(0);
     let direction = case.dictionary.w_dec.row(feature);
     let length = f64::from(direction.dot(&direction).sqrt());
     let positions = case.prompts[0].tokens.len() - 1;
@@ -185,10 +185,11 @@ fn nothing_before_io_changes_and_dropped_positions_never_do() {
     case.config.drop_positions.clear();
     let patching = case.patching();
     let changes = patching.feature_changes(patching.candidates());
-    assert!(changes.iter().any(|c| c.at_io > 0.0) && changes.iter().any(|c| c.at_end > 0.0));
-    let baba: Vec<IoiPrompt> = case.prompts.iter().filter(|p| p.s1_position < p.io_position).cloned().collect();
+    let at = |change: &FeatureChange, mark: &str| change.at.iter().find(|(name, _)| name == mark).unwrap().1;
+    assert!(changes.iter().any(|c| at(c, "IO") > 0.0) && changes.iter().any(|c| at(c, "END") > 0.0));
+    let baba: Vec<Prompt> = case.prompts.iter().filter(|p| p.position("S1") < p.position("IO")).cloned().collect();
     let patching = Patching::new(&case.model, &case.dictionary, &baba, &case.config).unwrap();
-    assert!(patching.feature_changes(patching.candidates()).iter().all(|c| c.at_s1 == 0.0));
+    assert!(patching.feature_changes(patching.candidates()).iter().all(|c| at(c, "S1") == 0.0));
 }
 
 #[test]
@@ -207,7 +208,7 @@ fn work_ends_when_it_is_told_to() {
 #[test]
 fn what_does_not_fit_is_refused() {
     let case = Case::new(0, 3, HookPoint::new(0, Site::ResidPost), false);
-    let refused = |hook: &str, prompts: &[IoiPrompt]| {
+    let refused = |hook: &str, prompts: &[Prompt]| {
         let config = PatchingConfig { hook: hook.parse().unwrap(), ..case.config.clone() };
         Patching::new(&case.model, &case.dictionary, prompts, &config).err().unwrap().to_string()
     };

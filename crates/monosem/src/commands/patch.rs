@@ -72,7 +72,7 @@ pub(crate) fn ioi(args: &cli::Ioi) -> Result<u8> {
     let task = causal::task(&args.task)?;
     ensure!(args.low <= args.high, "--low {} is above --high {}", args.low, args.high);
     let encode = causal::encoder(&site.tokenizer);
-    let task = causal::limited(&task, args.names, args.seed, &encode)?;
+    let task = causal::limited(task, args.names, args.seed, &encode)?;
     let prompts = task.prompts(args.prompts, args.seed, Half::Report, &encode)?;
     let before = accuracy(&site.model, &prompts)?;
     let config =

@@ -1,5 +1,6 @@
 //! `ioi-HOOK-DICTIONARY`: which features, patched from the counterfactual run, move the answer of indirect object identification; and
-//! `ioi-claims-HOOK`: the dictionaries compared, prompt by prompt.
+//! `ioi-claims-HOOK`: the dictionaries compared, prompt by prompt. `task-NAME-HOOK-DICTIONARY` and `task-NAME-claims-HOOK` are the same
+//! of other tasks.
 
 use std::ops::ControlFlow;
 
@@ -24,13 +25,13 @@ use crate::causal::{self, Bootstrap, Descent, Prompts, Reading, descend, over_pr
 use crate::claims::{self, Claim, RESAMPLES};
 use crate::fetch;
 use crate::interpretation::{Cut, Part, Settings, stored, vocabulary};
-use crate::profile::{Interp, Ioi, Language};
+use crate::profile::{FamilyCase, Interp, Ioi, Language};
 
 /// The descents of a dictionary, for the node that compares.
 const DESCENTS: &str = "descents.json";
 
 /// What is patched.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 enum Method {
     /// With `error_term` the change of the autoencoder's error is patched as well, whatever the set.
     Sae {
@@ -38,6 +39,8 @@ enum Method {
         alpha: f32,
         error_term: bool,
     },
+    /// An autoencoder of another family.
+    Family(FamilyCase),
     Pca,
     PcaNonNegative,
     Ica,
@@ -46,59 +49,65 @@ enum Method {
 }
 
 impl Method {
-    fn name(self) -> &'static str {
+    fn name(&self) -> String {
         match self {
             Self::Sae { .. } => "sae-tied",
+            Self::Family(case) => return case.method(),
             Self::Pca => "pca",
             Self::PcaNonNegative => "pca-non-negative",
             Self::Ica => "ica",
             Self::Identity => "identity",
             Self::Random => "random-relu",
         }
+        .into()
     }
 
-    fn setting(self) -> String {
-        match self {
+    fn setting(&self) -> String {
+        match *self {
             Self::Sae { ratio, alpha, error_term: false } => sae_setting(ratio, alpha),
             Self::Sae { ratio, alpha, error_term: true } => format!("{},patched=error", sae_setting(ratio, alpha)),
+            Self::Family(ref case) => case.setting(),
             _ => String::new(),
         }
     }
 
     /// The part of a node's name.
-    fn slug(self) -> String {
-        match self {
+    fn slug(&self) -> String {
+        match *self {
             Self::Sae { ratio, alpha, error_term } => {
                 format!("sae-r{ratio}-a{alpha}{}", if error_term { "-error" } else { "" })
             }
-            _ => self.name().into(),
+            Self::Family(ref case) => format!("{}-{}", case.method(), case.setting().replace(['=', ','], "-")),
+            _ => self.name(),
         }
     }
 
-    fn with_error(self) -> bool {
+    fn with_error(&self) -> bool {
         matches!(self, Self::Sae { error_term: true, .. })
     }
 
     /// Whether the report shows what its chosen features fire on.
-    fn shows_features(self) -> bool {
-        matches!(self, Self::Sae { .. }) && !self.with_error()
+    fn shows_features(&self) -> bool {
+        matches!(self, Self::Sae { error_term: false, .. } | Self::Family(_))
     }
 
     /// The node that made the dictionary, if one did.
-    fn node(self, hook: HookPoint) -> Option<String> {
-        match self {
+    fn node(&self, hook: HookPoint) -> Option<String> {
+        match *self {
             Self::Sae { ratio, alpha, .. } => Some(sae_name(hook, ratio, alpha)),
+            Self::Family(_) => Some(sae::families_name(hook)),
             Self::Pca | Self::PcaNonNegative => Some(baselines::pca_name(hook)),
             Self::Ica => Some(baselines::ica_name(hook)),
             Self::Identity | Self::Random => None,
         }
     }
 
-    fn dictionary(self, language: &Language, hook: HookPoint, d_in: usize, ctx: &Ctx<'_>) -> Result<LinearDictionary> {
+    fn dictionary(&self, language: &Language, hook: HookPoint, d_in: usize, ctx: &Ctx<'_>) -> Result<LinearDictionary> {
         let folder = match self {
-            Self::Sae { .. } => sae::DICTIONARY,
-            Self::PcaNonNegative => NON_NEGATIVE,
-            Self::Pca | Self::Ica => SIGNED,
+            Self::Sae { .. } => sae::DICTIONARY.to_owned(),
+            Self::Family(case) => sae::folder(case),
+            Self::PcaNonNegative => NON_NEGATIVE.to_owned(),
+            Self::Pca | Self::Ica => SIGNED.to_owned(),
             Self::Identity => return Ok(LinearDictionary::identity(d_in)),
             Self::Random => return Ok(measure::random(language, d_in, Activation::Relu)),
         };
@@ -107,40 +116,68 @@ impl Method {
     }
 }
 
-fn methods(ioi: &Ioi) -> Vec<Method> {
+fn methods(language: &Language, ioi: &Ioi) -> Vec<Method> {
     let ratio = ioi.ratio;
     let saes = |error_term| ioi.alphas.iter().map(move |&alpha| Method::Sae { ratio, alpha, error_term });
+    let families = language.families.iter().filter(|_| ioi.families).map(|case| Method::Family(case.clone()));
     let baselines = [Method::Pca, Method::PcaNonNegative, Method::Ica, Method::Identity, Method::Random];
     let with_error = saes(true).filter(|_| ioi.error_term);
-    saes(false).chain(baselines).chain(with_error).collect()
+    saes(false).chain(families).chain(baselines).chain(with_error).collect()
 }
 
-/// A dictionary patched on prompts of so many names, 0 for all.
-fn name(hook: HookPoint, names: usize, method: Method) -> String {
-    format!("ioi-{hook}{}-{}", infix(names), method.slug())
-}
-
-/// The part of a node's name that tells of the names.
-fn infix(names: usize) -> String {
-    if names == 0 { String::new() } else { format!("-{names}names") }
-}
-
-/// The part of a setting that does.
-fn of_names(names: usize) -> String {
-    if names == 0 { String::new() } else { format!(",names={names}") }
-}
-
-pub(super) fn nodes<'a>(language: &'a Language, ioi: &'a Ioi, hook: HookPoint, assets: &'a Assets) -> Vec<Node<'a>> {
-    ioi.names.iter().flat_map(|&names| nodes_of_names(language, ioi, hook, names, assets)).collect()
-}
-
-fn nodes_of_names<'a>(
+/// A task at one place, on prompts of so many names, 0 for all.
+#[derive(Clone, Copy)]
+struct Place<'a> {
     language: &'a Language,
     ioi: &'a Ioi,
+    /// `ioi`, or `task` for other tasks.
+    experiment: &'static str,
     hook: HookPoint,
     names: usize,
-    assets: &'a Assets,
-) -> Vec<Node<'a>> {
+}
+
+impl Place<'_> {
+    /// What names of nodes begin with.
+    fn prefix(self) -> String {
+        if self.experiment == IOI { IOI.into() } else { format!("{}-{}", TASK, causal::task_name(&self.ioi.task)) }
+    }
+
+    /// The node that patches a dictionary.
+    fn node(self, method: &Method) -> String {
+        format!("{}-{}{}-{}", self.prefix(), self.hook, self.infix(), method.slug())
+    }
+
+    /// The part of a node's name that tells of the names.
+    fn infix(self) -> String {
+        if self.names == 0 { String::new() } else { format!("-{}names", self.names) }
+    }
+
+    /// The part of a setting that tells of the names and the task.
+    fn told(self) -> String {
+        let names = if self.names == 0 { String::new() } else { format!(",names={}", self.names) };
+        if self.experiment == IOI { names } else { format!("{names},task={}", causal::task_name(&self.ioi.task)) }
+    }
+}
+
+const IOI: &str = "ioi";
+const TASK: &str = "task";
+
+pub(super) fn nodes<'a>(language: &'a Language, assets: &'a Assets) -> Vec<Node<'a>> {
+    let ioi = language.ioi.iter().map(|ioi| (IOI, ioi));
+    let tasks = ioi.chain(language.tasks.iter().map(|task| (TASK, task)));
+    let mut nodes = Vec::new();
+    for (experiment, ioi) in tasks {
+        for &hook in &ioi.hooks {
+            for &names in &ioi.names {
+                nodes.extend(nodes_of(Place { language, ioi, experiment, hook, names }, assets));
+            }
+        }
+    }
+    nodes
+}
+
+fn nodes_of<'a>(place: Place<'a>, assets: &'a Assets) -> Vec<Node<'a>> {
+    let Place { language, ioi, hook, names, .. } = place;
     let of_method = |method: Method| {
         let shows_features = method.shows_features();
         let mut deps: Vec<String> = method.node(hook).into_iter().collect();
@@ -172,19 +209,19 @@ fn nodes_of_names<'a>(
         ];
         // Sets shrink from threshold to threshold, so that their number matters little.
         let weight = 3.0 * ((ioi.prompts + ioi.report_prompts) * ioi.seeds.len()) as f64;
-        let mut node = super::node(name(hook, names, method), deps, params, &code, weight, move |ctx| {
-            Experiment { language, ioi, hook, names, method }.run(assets, ctx)
+        let mut node = super::node(place.node(&method), deps, params, &code, weight, move |ctx| {
+            Experiment { place, method: &method }.run(assets, ctx)
         });
         node.inputs = model_inputs(&language.model);
         node.inputs.extend(task_file(&ioi.task));
         node
     };
-    let mut nodes: Vec<Node<'a>> = methods(ioi).into_iter().map(of_method).collect();
-    let deps = methods(ioi).into_iter().map(|method| name(hook, names, method)).collect();
+    let mut nodes: Vec<Node<'a>> = methods(language, ioi).into_iter().map(of_method).collect();
+    let deps = methods(language, ioi).iter().map(|method| place.node(method)).collect();
     let params = json!({ "hook": hook, "names": names, "ioi": ioi });
     let code = ["patching", "dictionary", "autointerp", "monosem/nodes/ioi", "monosem/causal", "monosem/claims"];
-    let claims = format!("ioi-claims-{hook}{}", infix(names));
-    nodes.push(super::node(claims, deps, params, &code, 5.0, move |ctx| compare(ioi, hook, names, ctx)));
+    let claims = format!("{}-claims-{hook}{}", place.prefix(), place.infix());
+    nodes.push(super::node(claims, deps, params, &code, 5.0, move |ctx| compare(place, ctx)));
     nodes
 }
 
@@ -194,28 +231,26 @@ fn task_file(task: &str) -> Option<std::path::PathBuf> {
     path.is_file().then_some(path)
 }
 
-/// One dictionary patched at one place, on the prompts of so many names.
+/// One dictionary patched at one place.
 #[derive(Clone, Copy)]
 struct Experiment<'a> {
-    language: &'a Language,
-    ioi: &'a Ioi,
-    hook: HookPoint,
-    names: usize,
-    method: Method,
+    place: Place<'a>,
+    method: &'a Method,
 }
 
 impl Experiment<'_> {
     fn run(self, assets: &Assets, ctx: &Ctx<'_>) -> Result<()> {
-        let Self { language, ioi, hook, names, method } = self;
+        let Self { place, method } = self;
+        let Place { language, ioi, hook, names, experiment } = place;
         let model = fetch::load(assets, &language.model, language.center_writing_weights, ctx)?;
         let tokenizer = Tokenizer::load(&fetch::model(assets, &language.model, ctx)?)?;
         let task = causal::task(&ioi.task)?;
-        let prompts = Prompts::draw(&task, names, [ioi.prompts, ioi.report_prompts], ioi.seed, &tokenizer)?;
+        let prompts = Prompts::draw(task, names, [ioi.prompts, ioi.report_prompts], ioi.seed, &tokenizer)?;
         let width = model.width(hook.site).with_context(|| format!("the model has no hook point {hook}"))?;
         let dictionary = method.dictionary(language, hook, width, ctx)?;
         let with_error_term = method.with_error();
         let config = PatchingConfig { hook, drop_positions: language.capture.drop_positions.clone(), with_error_term };
-        let label = Label::new("ioi", method.name(), hook, method.setting());
+        let label = Label::new(experiment, &method.name(), hook, method.setting());
         let mut drawn = vec![(Half::Choose, &prompts.choose), (Half::Report, &prompts.report)];
         drawn.retain(|(_, prompts)| !prompts.is_empty());
         let mut descents = Vec::new();
@@ -238,21 +273,21 @@ impl Experiment<'_> {
                 descents.push(descent?);
             }
             if with_error_term {
-                let setting = format!("prompts={},threshold=error-only{}", name_of(half), of_names(names));
+                let setting = format!("prompts={},threshold=error-only{}", name_of(half), place.told());
                 error_only.extend(evaluation_rows(&label.with_setting(&setting), &patching.evaluate(&[])));
             }
             if half == Half::Report {
                 changes = patching.feature_changes(&chosen(ioi, &descents));
             }
         }
-        let mut rows = rows_of(&label, names, &descents);
+        let mut rows = rows_of(&label, place, &descents);
         for (half, _) in drawn {
-            let label = label.with_setting(&format!("prompts={}{}", name_of(half), of_names(names)));
+            let label = label.with_setting(&format!("prompts={}{}", name_of(half), place.told()));
             rows.extend(readings(&label, ioi, width, &curves_of(&descents, half)));
         }
         rows.extend(error_only);
-        if method == Method::Identity {
-            let label = Label::new("ioi", "model", hook, format!("prompts=report{}", of_names(names)));
+        if *method == Method::Identity {
+            let label = Label::new(experiment, "model", hook, format!("prompts=report{}", place.told()));
             rows.extend(model_rows(&label, &model, &prompts)?);
         }
         if method.shows_features() {
@@ -279,7 +314,8 @@ impl Experiment<'_> {
         vocabulary: &Vocabulary,
         ctx: &Ctx<'_>,
     ) -> Result<Vec<FeatureExample>> {
-        let Self { language, ioi, hook, names, method } = self;
+        let Self { place, method } = self;
+        let Place { language, ioi, hook, experiment, .. } = place;
         let contexts = Contexts::load(&ctx.dep(corpus::NAME)?.join("interpretation.safetensors"))?;
         let cut = Cut::new(&contexts, interp.fragment, interp.fragments, &language.capture.drop_positions)?;
         let store = Store::open(&ctx.dep(capture::INTERPRETATION)?.join(capture::STORE))?.hook(hook)?;
@@ -294,7 +330,7 @@ impl Experiment<'_> {
             headline: interp.headline,
             seed: interp.seed,
         };
-        let label = Label::new("ioi", method.name(), hook, method.setting() + &of_names(names));
+        let label = Label::new(experiment, &method.name(), hook, method.setting() + &place.told());
         let explained = gathered.into_iter().flat_map(|examples| settings.explain(&cut.fragments, examples));
         let shown = explained.zip(changes).map(|(feature, change)| FeatureExample {
             note: note(change, ioi),
@@ -310,7 +346,7 @@ fn model_rows(label: &Label, model: &LanguageModel, prompts: &Prompts) -> Result
     let n = accuracy.logit_diff.len() as u64;
     let right = accuracy.logit_diff.iter().filter(|diff| **diff > 0.0).count() as u64;
     Ok(vec![
-        label.estimate("ioi_accuracy", Estimate::of_share(right, n), n, "1"),
+        label.estimate(&format!("{}_accuracy", label.experiment), Estimate::of_share(right, n), n, "1"),
         label.estimate("logit_diff", over_prompts(&accuracy.logit_diff), n, "logits"),
     ])
 }
@@ -327,13 +363,13 @@ fn curves_of(descents: &[Descent], half: Half) -> Vec<Curve> {
     descents.iter().filter(|descent| descent.half == half).map(Descent::curve).collect()
 }
 
-fn rows_of(label: &Label, names: usize, descents: &[Descent]) -> Vec<ResultRow> {
+fn rows_of(label: &Label, place: Place<'_>, descents: &[Descent]) -> Vec<ResultRow> {
     let mut rows = Vec::new();
     for descent in descents {
         let prompts = name_of(descent.half);
         for set in &descent.sets {
             let setting =
-                format!("prompts={prompts},seed={},threshold={}{}", descent.seed, set.threshold, of_names(names));
+                format!("prompts={prompts},seed={},threshold={}{}", descent.seed, set.threshold, place.told());
             rows.extend(evaluation_rows(&label.with_setting(&setting), &set.evaluation));
         }
     }
@@ -387,18 +423,18 @@ fn chosen(ioi: &Ioi, descents: &[Descent]) -> Vec<usize> {
 
 /// Where the feature's code differs between a prompt and its counterfactual, in words.
 fn note(change: &FeatureChange, ioi: &Ioi) -> String {
-    let places = [("IO", change.at_io), ("S1", change.at_s1), ("S2", change.at_s2), ("END", change.at_end)];
-    let named: Vec<String> =
-        places.iter().filter(|(_, change)| *change > 0.0).map(|(name, change)| format!("{name} {change:.2}")).collect();
+    let seen = change.at.iter().filter(|(_, change)| *change > 0.0);
+    let named: Vec<String> = seen.map(|(name, change)| format!("{name} {change:.2}")).collect();
     let places = if named.is_empty() { "changes between the named positions".to_owned() } else { named.join(", ") };
     format!("mean change of its code: {places}; differs on {} of {} prompts", change.n_prompts, ioi.report_prompts)
 }
 
 /// The autoencoder against each other dictionary, and each alpha against the others' floor, on the same resamples of prompts: every method was
 /// patched on the same prompts, so that what is compared is paired.
-fn compare(ioi: &Ioi, hook: HookPoint, names: usize, ctx: &Ctx<'_>) -> Result<()> {
-    let curves = |method: Method| -> Result<Vec<Curve>> {
-        let file = ctx.dep(&name(hook, names, method))?.join(DESCENTS);
+fn compare(place: Place<'_>, ctx: &Ctx<'_>) -> Result<()> {
+    let Place { language, ioi, hook, .. } = place;
+    let curves = |method: &Method| -> Result<Vec<Curve>> {
+        let file = ctx.dep(&place.node(method))?.join(DESCENTS);
         let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
         let descents: Vec<Descent> =
             serde_json::from_str(&text).with_context(|| format!("{} is damaged", file.display()))?;
@@ -406,10 +442,11 @@ fn compare(ioi: &Ioi, hook: HookPoint, names: usize, ctx: &Ctx<'_>) -> Result<()
     };
     let bootstrap = Bootstrap { resamples: ioi.resamples.max(RESAMPLES), seed: ioi.seed };
     let stands = Method::Sae { ratio: ioi.ratio, alpha: ioi.alpha, error_term: false };
-    let ours = curves(stands)?;
+    let ours = curves(&stands)?;
     let mut theirs = Vec::new();
-    for method in methods(ioi).into_iter().filter(|method| *method != stands && !method.with_error()) {
-        theirs.push((method, curves(method)?));
+    for method in methods(language, ioi).into_iter().filter(|method| *method != stands && !method.with_error()) {
+        let curves = curves(&method)?;
+        theirs.push((method, curves));
     }
     let largest = |curves: &[Curve]| curves.iter().filter_map(|c| c.points().last()).map(|p| p.n_features).max();
     let mut rows = Vec::new();
@@ -420,10 +457,10 @@ fn compare(ioi: &Ioi, hook: HookPoint, names: usize, ctx: &Ctx<'_>) -> Result<()
             // The axis is the same for both, so any end serves; that of a curve's largest set covers it.
             let up_to = largest(&ours).max(largest(theirs)).unwrap_or(1).max(1);
             let Some(found) = bootstrap.comparison(kinds(up_to)[i], &ours, theirs) else { continue };
-            let other = if method.setting().is_empty() { method.name().to_owned() } else { method.slug() };
-            let setting = format!("{},against={other}{}", stands.setting(), of_names(names));
-            let label = Label::new("claims", stands.name(), hook, setting);
-            measured.push((*method, Claim { label, metric, unit, comparison: finite(found) }));
+            let other = if method.setting().is_empty() { method.name() } else { method.slug() };
+            let setting = format!("{},against={other}{}", stands.setting(), place.told());
+            let label = Label::new("claims", &stands.name(), hook, setting);
+            measured.push((method.clone(), Claim { label, metric, unit, comparison: finite(found) }));
         }
         // Of two penalties the floor is what the paper compares, and of other methods everything else; the rest is measured, and no claim.
         let claimed = |(method, _): &(Method, Claim)| matches!(method, Method::Sae { .. }) == (metric == FLOOR);

@@ -85,11 +85,7 @@ fn of_language<'a>(language: &'a Language, assets: &'a Assets) -> Vec<Node<'a>> 
             nodes.push(properties::node(language, properties, *hook, assets));
         }
     }
-    if let Some(ioi) = &language.ioi {
-        for hook in &ioi.hooks {
-            nodes.extend(ioi::nodes(language, ioi, *hook, assets));
-        }
-    }
+    nodes.extend(ioi::nodes(language, assets));
     nodes
 }
 

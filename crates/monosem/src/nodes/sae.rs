@@ -169,7 +169,7 @@ pub(super) fn families_name(hook: HookPoint) -> String {
 }
 
 /// The folder of one of them inside the node's.
-fn folder(case: &FamilyCase) -> String {
+pub(super) fn folder(case: &FamilyCase) -> String {
     format!("{}-{}", case.method(), case.setting())
 }
 

@@ -1,13 +1,11 @@
-//! The settings of the two experiments behind the paper's claims: interpretability, and causes of behaviour.
+//! The settings of interpretability: explanations and their scores, and properties that are known.
 
 use std::fmt::Debug;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use monosem_autointerp::{ExplainerKind, GatherConfig, LlmConfig, PatternConfig, ScorerKind, SplitRule};
-use monosem_hooks::HookPoint;
 use serde::{Deserialize, Serialize};
 
-use crate::causal;
 use crate::endpoint::Llm;
 
 /// Explaining features and scoring the explanations.
@@ -171,123 +169,12 @@ impl Interp {
     }
 }
 
-/// More prompts or thresholds than this are a slip of the pen: a selection would take weeks.
-const MOST: usize = 10_000;
-
-/// Indirect object identification: which features, patched from a counterfactual run, move the answer.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Ioi {
-    /// Names and templates: `english`, `toy`, or the path of a TOML file of that form.
-    pub task: String,
-    /// How many names the prompts of each half draw from, and 0 for all: the whole experiment for each. A sparse
-    /// dictionary spends features on each name, while a dense basis uses the same ones for all.
-    pub names: Vec<usize>,
-    /// Where features are patched; each is also a hook point of `capture.hooks`.
-    pub hooks: Vec<HookPoint>,
-    /// The ratio of the autoencoders that are patched.
-    pub ratio: f64,
-    /// Their alphas.
-    pub alphas: Vec<f32>,
-    /// The alpha that is compared with the baselines in the claims: to be chosen by what the `choose` prompts say.
-    pub alpha: f32,
-    /// Patch each autoencoder a second time with the change of its error kept, whatever the set: what its features miss.
-    pub error_term: bool,
-    /// Prompts by which settings such as the layer and alpha are chosen; 0 where they were chosen elsewhere.
-    pub prompts: usize,
-    /// Prompts of other names and templates, on which the claims are reported.
-    pub report_prompts: usize,
-    /// Thresholds on the rise of KL, as many in equal ratios from `threshold_low` to `threshold_high` (50 from 1e-5 to 1 in the paper).
-    pub thresholds: usize,
-    /// The lowest threshold, in nats.
-    pub threshold_low: f64,
-    /// The highest threshold, in nats.
-    pub threshold_high: f64,
-    /// Start with this many features instead of all: those whose codes change most, times the norm of their direction; 0 for all.
-    pub max_candidates: usize,
-    /// Orders in which features are visited, one selection each.
-    pub seeds: Vec<u64>,
-    /// Bootstrap resamples over prompts for the intervals of curves; claims take 9999 where this is less.
-    pub resamples: usize,
-    /// Chosen features of each dictionary that the report shows.
-    pub examples: usize,
-    /// Draws names, templates and prompts.
-    pub seed: u64,
-}
-
-impl Ioi {
-    /// The thresholds, ascending, in nats.
-    #[must_use]
-    pub fn grid(&self) -> Vec<f64> {
-        thresholds(self.thresholds, self.threshold_low, self.threshold_high)
-    }
-
-    /// The number of features to start with, where there is a limit.
-    #[must_use]
-    pub fn candidates(&self) -> Option<usize> {
-        (self.max_candidates > 0).then_some(self.max_candidates)
-    }
-
-    pub(super) fn validate(&self, captured: &[HookPoint], cases: &[(f64, f32)]) -> Result<()> {
-        causal::task(&self.task).context("language.ioi.task")?;
-        distinct("language.ioi.names", &self.names)?;
-        if let Some(few) = self.names.iter().find(|n| (1..3).contains(*n)) {
-            bail!("language.ioi.names has {few}: a prompt and its counterfactual need 3 names, and 0 stands for all");
-        }
-        distinct("language.ioi.hooks", &self.hooks)?;
-        distinct("language.ioi.alphas", &self.alphas)?;
-        distinct("language.ioi.seeds", &self.seeds)?;
-        let most =
-            [("prompts", self.prompts), ("report_prompts", self.report_prompts), ("thresholds", self.thresholds)];
-        if let Some((key, n)) = most.iter().find(|(_, n)| *n > MOST) {
-            bail!("language.ioi.{key} = {n}: at most {MOST}");
-        }
-        if let Some(hook) = self.hooks.iter().find(|hook| !captured.contains(hook)) {
-            bail!("language.ioi.hooks has {hook}, which is not among language.capture.hooks");
-        }
-        if let Some(alpha) = self.alphas.iter().find(|alpha| !cases.contains(&(self.ratio, **alpha))) {
-            bail!("language.ioi: no autoencoder of ratio {} and alpha {alpha} is trained", self.ratio);
-        }
-        ensure!(
-            self.alphas.contains(&self.alpha),
-            "language.ioi.alpha = {} is not one of alphas = {:?}",
-            self.alpha,
-            self.alphas
-        );
-        let low = self.threshold_low;
-        ensure!(
-            low > 0.0 && low < self.threshold_high && self.threshold_high.is_finite(),
-            "language.ioi: thresholds from {low} to {}: expected two positive numbers, the lower first",
-            self.threshold_high
-        );
-        let counts = [
-            ("names", self.names.len()),
-            ("hooks", self.hooks.len()),
-            ("report_prompts", self.report_prompts),
-            ("thresholds", self.thresholds),
-            ("seeds", self.seeds.len()),
-            ("resamples", self.resamples),
-            ("examples", self.examples),
-        ];
-        if let Some((key, _)) = counts.iter().find(|(_, value)| *value == 0) {
-            bail!("language.ioi.{key} must be at least 1 or have an item");
-        }
-        Ok(())
-    }
-}
-
 /// Refuses a list that names something twice: its results would be there twice.
 pub(super) fn distinct<T: PartialEq + Debug>(key: &str, list: &[T]) -> Result<()> {
     match list.iter().enumerate().find(|(i, item)| list[..*i].contains(item)) {
         Some((_, item)) => bail!("{key} names {item:?} twice"),
         None => Ok(()),
     }
-}
-
-/// `n` thresholds in equal ratios.
-pub(crate) fn thresholds(n: usize, low: f64, high: f64) -> Vec<f64> {
-    let step = (high / low).ln() / (n.max(2) - 1) as f64;
-    (0..n).map(|i| low * (step * i as f64).exp()).collect()
 }
 
 /// Documents of the toy language whose tokens are labelled.

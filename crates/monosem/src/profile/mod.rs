@@ -8,17 +8,20 @@ use monosem_lm::Precision;
 use monosem_sae::{AdamMode, AuxK, BatchTopK, Family, Matryoshka, TopK, TrainConfig};
 use serde::{Deserialize, Serialize};
 
+use crate::causal::task_name;
 use crate::model::Model;
 use crate::text::Texts;
 
+mod causal;
 mod claims;
 mod layers;
 mod planted;
 mod sweep;
 
+pub use causal::Ioi;
+pub(crate) use causal::thresholds;
 use claims::distinct;
-pub(crate) use claims::thresholds;
-pub use claims::{Asked, Interp, Ioi, Properties, RandomModel};
+pub use claims::{Asked, Interp, Properties, RandomModel};
 pub use layers::{Loaded, embedded, load};
 pub use planted::{Anchor, Generator, Grid, Planted};
 pub use sweep::{Sweep, SweptFamily};
@@ -79,6 +82,9 @@ pub struct Language {
     pub interp: Option<Interp>,
     /// Causes of indirect object identification.
     pub ioi: Option<Ioi>,
+    /// Causes of other behaviour, each as `[language.ioi]` with another task.
+    #[serde(default)]
+    pub tasks: Vec<Ioi>,
     /// Known properties of the toy language, told by single latents.
     pub properties: Option<Properties>,
 }
@@ -333,7 +339,12 @@ impl Language {
             interp.validate(self.corpus.context, &cases)?;
         }
         if let Some(ioi) = &self.ioi {
-            ioi.validate(&self.capture.hooks, &cases)?;
+            ioi.validate("language.ioi", &self.capture.hooks, &cases)?;
+        }
+        let tasks: Vec<_> = self.tasks.iter().map(|task| task_name(&task.task)).collect();
+        distinct("language.tasks", &tasks)?;
+        for task in &self.tasks {
+            task.validate("language.tasks", &self.capture.hooks, &cases)?;
         }
         if let Some(properties) = &self.properties {
             properties.validate()?;

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 
 use monosem_dictionary::{Activation, LinearDictionary};
 use monosem_hooks::{Hook, HookPoint, HookedModel, Site};
-use monosem_patching::{Half, IoiPrompt, IoiTask};
+use monosem_patching::{Half, IoiTask, Prompt};
 use ndarray::{Array1, Array2, Array3, ArrayView1, ArrayView2, s};
 
 pub(crate) const D_MODEL: usize = 8;
@@ -158,7 +158,7 @@ pub(crate) fn encoder(vocabulary: Vec<String>) -> impl Fn(&str) -> Vec<u32> {
 }
 
 /// Prompts of the task, and the size of the vocabulary.
-pub(crate) fn prompts(n: usize, seed: u64, half: Half) -> (Vec<IoiPrompt>, usize) {
+pub(crate) fn prompts(n: usize, seed: u64, half: Half) -> (Vec<Prompt>, usize) {
     let task = task();
     let vocabulary = vocabulary(&task);
     let size = vocabulary.len();

@@ -1,5 +1,6 @@
 use serde::{Deserialize, Serialize};
 
+use super::{check_words, slots};
 use crate::PatchingError;
 
 /// Indirect object identification (Wang et al., arXiv 2211.00593): sentences with slots, and what goes into them.
@@ -99,18 +100,6 @@ impl Template {
     }
 }
 
-/// Every slot of a text, with the text before it since the last one.
-fn slots(text: &str) -> Result<Vec<(&str, &str)>, String> {
-    let mut found = Vec::new();
-    let mut rest = text;
-    while let Some((before, after)) = rest.split_once('[') {
-        let (slot, after) = after.split_once(']').ok_or("a slot has no closing bracket")?;
-        found.push((before, slot));
-        rest = after;
-    }
-    Ok(found)
-}
-
 impl IoiTask {
     /// Reads a task from TOML; `origin` (a file's name) is for messages.
     ///
@@ -145,19 +134,4 @@ impl IoiTask {
         }
         Ok(())
     }
-}
-
-fn check_words(words: &[String], needed: bool) -> Result<(), String> {
-    if needed && words.is_empty() {
-        return Err("expected one or more".into());
-    }
-    for (i, word) in words.iter().enumerate() {
-        if word.is_empty() || word.trim() != word || word.contains(['[', ']']) {
-            return Err(format!("{word:?} is empty, or has spaces around it or brackets in it"));
-        }
-        if words[..i].contains(word) {
-            return Err(format!("{word:?} is named twice"));
-        }
-    }
-    Ok(())
 }

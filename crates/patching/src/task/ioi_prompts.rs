@@ -2,55 +2,18 @@
 
 use std::collections::{HashMap, HashSet};
 
+use rand::Rng;
 use rand::seq::{IndexedRandom, SliceRandom};
-use rand::{Rng, SeedableRng};
-use rand_chacha::ChaCha8Rng;
-use serde::{Deserialize, Serialize};
 
-use crate::{IoiPrompt, IoiTask, NameOrder, PatchingError, Template};
-
-/// Draws for one prompt before it is given up.
-const ATTEMPTS: usize = 500;
-
-/// One of two disjoint halves of the names and of the templates: features are chosen on one and reported on the other.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Half {
-    /// For choosing features.
-    Choose,
-    /// For reporting what they do.
-    Report,
-}
+use super::{ATTEMPTS, Encode, Half, IoiTask, NameOrder, Stream, Task, half_of, rng};
+use crate::prompt::Mark;
+use crate::{PatchingError, Prompt};
 
 /// A name that is one token.
 #[derive(Clone, Copy)]
 struct Name<'a> {
     text: &'a str,
     token: u32,
-}
-
-/// Streams of one seed: what is drawn for one purpose leaves the others as they are.
-enum Stream {
-    Names = 0,
-    Templates = 1,
-    Choose = 2,
-    Report = 3,
-}
-
-fn rng(seed: u64, stream: Stream) -> ChaCha8Rng {
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    rng.set_stream(stream as u64);
-    rng
-}
-
-/// A half of the items, in seeded order; the first half has the odd one.
-fn half_of<T>(mut items: Vec<T>, rng: &mut ChaCha8Rng, half: Half) -> Vec<T> {
-    items.shuffle(rng);
-    let report = items.split_off(items.len().div_ceil(2));
-    match half {
-        Half::Choose => items,
-        Half::Report => report,
-    }
 }
 
 impl IoiTask {
@@ -64,13 +27,7 @@ impl IoiTask {
     /// # Errors
     /// If no name is a single token, a half has fewer than three names or no template, or a template gives no new prompt: too few
     /// combinations are left, or `encode` merges names with their surroundings.
-    pub fn prompts(
-        &self,
-        n: usize,
-        seed: u64,
-        half: Half,
-        encode: &dyn Fn(&str) -> Vec<u32>,
-    ) -> Result<Vec<IoiPrompt>, PatchingError> {
+    pub fn prompts(&self, n: usize, seed: u64, half: Half, encode: &Encode<'_>) -> Result<Vec<Prompt>, PatchingError> {
         let single = self.single_tokens(encode)?;
         let of = single.len();
         let names = half_of(single, &mut rng(seed, Stream::Names), half);
@@ -89,7 +46,9 @@ impl IoiTask {
             let prompt = (0..ATTEMPTS).find_map(|_| {
                 let drawn = self.draw(template, &names, encode, &mut rng);
                 match drawn {
-                    Ok(prompt) if seen.insert((prompt.text.clone(), prompt.third)) => return Some(prompt),
+                    Ok(prompt) if seen.insert((prompt.text.clone(), prompt.target_text.clone())) => {
+                        return Some(prompt);
+                    }
                     Ok(prompt) => problem = format!("{:?} was drawn before", prompt.text),
                     Err(e) => problem = e,
                 }
@@ -105,7 +64,7 @@ impl IoiTask {
     ///
     /// # Errors
     /// If there is none.
-    pub fn single_token_names(&self, encode: &dyn Fn(&str) -> Vec<u32>) -> Result<Vec<&str>, PatchingError> {
+    pub fn single_token_names(&self, encode: &Encode<'_>) -> Result<Vec<&str>, PatchingError> {
         Ok(self.single_tokens(encode)?.into_iter().map(|name| name.text).collect())
     }
 
@@ -113,13 +72,13 @@ impl IoiTask {
     ///
     /// # Errors
     /// If there is no such name at all; that there are too few for prompts is told by [`Self::prompts`].
-    pub fn with_names(&self, n: usize, seed: u64, encode: &dyn Fn(&str) -> Vec<u32>) -> Result<Self, PatchingError> {
+    pub fn with_names(&self, n: usize, seed: u64, encode: &Encode<'_>) -> Result<Self, PatchingError> {
         let mut names = self.single_token_names(encode)?;
         names.shuffle(&mut rng(seed, Stream::Names));
         Ok(Self { names: names.into_iter().take(n).map(str::to_owned).collect(), ..self.clone() })
     }
 
-    fn single_tokens(&self, encode: &dyn Fn(&str) -> Vec<u32>) -> Result<Vec<Name<'_>>, PatchingError> {
+    fn single_tokens(&self, encode: &Encode<'_>) -> Result<Vec<Name<'_>>, PatchingError> {
         let first = |list: &[String]| list.first().cloned().unwrap_or_default();
         // The place where an answer stands is where a name has to be one token.
         let fill = |name: &String| self.templates[0].fill(name, name, &first(&self.places), &first(&self.objects));
@@ -154,9 +113,9 @@ impl IoiTask {
         &self,
         template: usize,
         names: &[Name<'_>],
-        encode: &dyn Fn(&str) -> Vec<u32>,
+        encode: &Encode<'_>,
         rng: &mut impl Rng,
-    ) -> Result<IoiPrompt, String> {
+    ) -> Result<Prompt, String> {
         let drawn: Vec<Name<'_>> = names.sample(rng, 3).copied().collect();
         let mut drawn = <[Name<'_>; 3]>::try_from(drawn).map_err(|_| "expected three names")?;
         // Which are drawn is random; their order is not promised to be.
@@ -164,9 +123,59 @@ impl IoiTask {
         let [io, s, third] = drawn;
         let mut word = |list: &[String]| list.choose(rng).cloned().unwrap_or_default();
         let (place, object) = (word(&self.places), word(&self.objects));
-        let template_text: &Template = &self.templates[template];
-        let [text, target] = [io, third].map(|name| template_text.fill(name.text, s.text, &place, &object));
-        let tokens = [encode(&text), encode(&target)];
-        IoiPrompt::new(text, tokens, [io, s, third].map(|name| name.token), template)
+        let [text, target_text] =
+            [io, third].map(|name| self.templates[template].fill(name.text, s.text, &place, &object));
+        let tokens = [encode(&text), encode(&target_text)];
+        prompt_of([text, target_text], tokens, [io, s, third].map(|name| name.token), template)
+    }
+}
+
+/// Finds the names' positions and checks that the two texts differ in the one token that names IO.
+fn prompt_of(
+    [text, target_text]: [String; 2],
+    [tokens, target_tokens]: [Vec<u32>; 2],
+    [io, s, third]: [u32; 3],
+    template: usize,
+) -> Result<Prompt, String> {
+    let places = |name: u32| tokens.iter().enumerate().filter(move |(_, t)| **t == name).map(|(i, _)| i);
+    if tokens.len() != target_tokens.len() {
+        return Err(format!("{text:?} has {} tokens, its counterfactual {}", tokens.len(), target_tokens.len()));
+    }
+    let (Some(io_position), 1) = (places(io).next(), places(io).count()) else {
+        return Err(format!("{text:?} does not hold the token {io} of IO once"));
+    };
+    let differ = |i: &usize| tokens[*i] != target_tokens[*i];
+    if (0..tokens.len()).filter(differ).ne([io_position]) || target_tokens[io_position] != third {
+        return Err(format!("the counterfactual of {text:?} differs in more than the token of IO"));
+    }
+    let [s1, s2] = places(s).collect::<Vec<_>>()[..] else {
+        return Err(format!("{text:?} does not hold the token {s} of S twice"));
+    };
+    if places(third).next().is_some() {
+        return Err(format!("{text:?} holds the token {third} of the third name"));
+    }
+    let mut marks = vec![Mark::new("IO", io_position), Mark::new("S1", s1), Mark::new("S2", s2)];
+    marks.push(Mark::new("END", tokens.len() - 1));
+    marks.sort_by_key(|mark| mark.position);
+    Ok(Prompt {
+        text,
+        target_text,
+        tokens,
+        target_tokens,
+        answers: vec![io],
+        target_answers: vec![third],
+        wrong: vec![s],
+        template,
+        marks,
+    })
+}
+
+impl Task for IoiTask {
+    fn prompts(&self, n: usize, seed: u64, half: Half, encode: &Encode<'_>) -> Result<Vec<Prompt>, PatchingError> {
+        self.prompts(n, seed, half, encode)
+    }
+
+    fn with_names(&self, n: usize, seed: u64, encode: &Encode<'_>) -> Result<Box<dyn Task>, PatchingError> {
+        Ok(Box::new(self.with_names(n, seed, encode)?))
     }
 }
