@@ -84,7 +84,7 @@ pub(crate) struct Shape {
     first: usize,
     pub(crate) plan: Plan,
     pub(crate) heads: Heads,
-    rotation: Option<Rotation>,
+    pub(crate) rotation: Option<Rotation>,
 }
 
 impl Shape {
