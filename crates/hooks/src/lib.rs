@@ -26,6 +26,7 @@
 //! assert_eq!("blocks.3.hook_resid_post".parse::<HookPoint>().unwrap().layer, 3);
 //! ```
 
+mod gradient;
 mod resume;
 
 use std::fmt;
@@ -35,6 +36,7 @@ use std::str::FromStr;
 use ndarray::{Array3, ArrayView2, ArrayViewMut3};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+pub use gradient::{Cotangent, DifferentiableModel, GradientHook, Readout};
 pub use resume::{Past, Resumed, Resumption};
 
 /// A place inside one transformer block. The order of the variants is the order in which a pass of a sequential block visits them.

@@ -9,7 +9,7 @@ use crate::pass::Rows;
 use crate::product::{Into, Matrix, product};
 
 /// Query positions that a task takes at a time. Keys after the last of them are never multiplied.
-const TILE: usize = 64;
+pub(crate) const TILE: usize = 64;
 
 /// The heads of a block: rows of `qkv` are all queries, all keys, all values, `head_dim` each.
 #[derive(Debug, Clone, Copy)]
@@ -92,7 +92,7 @@ impl Heads {
 
 /// Replaces scores by `exp(score - largest score)` and returns their sum.
 #[inline(always)]
-fn exponentials(scores: &mut [f32]) -> f32 {
+pub(crate) fn exponentials(scores: &mut [f32]) -> f32 {
     let top = max(scores);
     for score in scores.iter_mut() {
         *score = exp(*score - top);
@@ -101,15 +101,14 @@ fn exponentials(scores: &mut [f32]) -> f32 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use proptest::prelude::*;
 
     /// The definition, one position at a time, in f64.
-    fn reference(heads: &Heads, qkv: &[f32], positions: usize) -> Vec<f64> {
+    pub(crate) fn reference(heads: &Heads, qkv: &[f64], positions: usize) -> Vec<f64> {
         let Heads { n_heads, n_kv_heads, head_dim } = *heads;
-        let at =
-            |position: usize, slot: usize, i: usize| f64::from(qkv[position * heads.width() + slot * head_dim + i]);
+        let at = |position: usize, slot: usize, i: usize| qkv[position * heads.width() + slot * head_dim + i];
         let mut z = Vec::new();
         for query in 0..positions {
             for head in 0..n_heads {
@@ -150,7 +149,8 @@ mod tests {
                     prop_assert!((got - want).abs() < size * (1e-5 + 1e-6 * size * size), "{got} {want}");
                 }
             }
-            for (got, want) in z.data.iter().zip(reference(&heads, &qkv.data, positions)) {
+            let exact: Vec<f64> = qkv.data.iter().map(|&x| f64::from(x)).collect();
+            for (got, want) in z.data.iter().zip(reference(&heads, &exact, positions)) {
                 // Scores of the order size^2 carry an f32 rounding of that size into the exponent.
                 prop_assert!((f64::from(*got) - want).abs() < f64::from(size) * (1e-5 + 1e-6 * f64::from(size * size)), "{got} {want}");
             }

@@ -10,6 +10,8 @@ use std::ops::ControlFlow;
 
 use monosem_hooks::Site;
 
+use crate::backward::parts::{attention_backward, hidden_units_backward, project_backward};
+use crate::backward::walk::{Gradients, Kept, Walk};
 use crate::linear::Linear;
 use crate::model::Block;
 use crate::norm::Norm;
@@ -63,6 +65,28 @@ impl Block for Gpt2Block {
         pass.visit(layer, Site::MlpOut, &mut b.mlp_out)?;
         add(x, &b.mlp_out);
         pass.visit(layer, Site::ResidPost, x)
+    }
+
+    fn backward(
+        &self,
+        layer: usize,
+        kept: &Kept,
+        dx: &mut Rows,
+        b: &mut Gradients,
+        walk: &mut Walk<'_>,
+    ) -> ControlFlow<()> {
+        let plan = walk.shape.plan;
+        walk.visit(layer, Site::ResidPost, dx)?;
+        walk.visit(layer, Site::MlpOut, dx)?;
+        project_backward(dx, &self.mlp_out, &mut b.post, plan);
+        walk.visit(layer, Site::MlpPost, &b.post)?;
+        hidden_units_backward((kept, &self.mlp_norm), &self.mlp_in, self.activation, b, dx, plan);
+        walk.visit(layer, Site::ResidMid, dx)?;
+        walk.visit(layer, Site::AttnOut, dx)?;
+        project_backward(dx, &self.attn_out, &mut b.z, plan);
+        walk.visit(layer, Site::AttnZ, &b.z)?;
+        attention_backward((kept, &self.attn_norm), &self.qkv, b, dx, &walk.shape);
+        walk.visit(layer, Site::ResidPre, dx)
     }
 
     fn writers(&mut self) -> [&mut Linear; 2] {

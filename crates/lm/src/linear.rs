@@ -94,6 +94,12 @@ impl Linear {
         }
     }
 
+    /// The gradient with respect to `x` where `dy` is the one with respect to `y`: `dx = dy W`, `[rows, d_in]`. Always from the weight in `f32`.
+    pub(crate) fn backward(&self, dy: &[f32], dx: &mut [f32], threads: usize) {
+        let weight = Matrix::new(&self.weight, self.d_out, self.d_in);
+        product(dx, Matrix::new(dy, dy.len() / self.d_out, self.d_out), weight, Into::Replace, threads);
+    }
+
     fn apply_rounded(&self, weight: &Columns, x: &[f32], y: &mut [f32], into: Into, threads: usize) {
         thread_local! {
             static ROUNDED: RefCell<Rows> = RefCell::default();

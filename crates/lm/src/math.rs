@@ -113,6 +113,74 @@ fn map_gated(gate: &[f32], up: &[f32], out: &mut [f32], f: impl Fn(f32) -> f32) 
     }
 }
 
+/// The derivative of [`gelu`]: `Phi(x) + x phi(x)`, with distribution function and density of the normal distribution.
+#[inline(always)]
+fn gelu_slope(x: f32) -> f32 {
+    const DENSITY_AT_0: f32 = 0.398_942_3;
+    0.5 * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2)) + x * DENSITY_AT_0 * exp(-0.5 * x * x)
+}
+
+/// The derivative of [`gelu_tanh`].
+#[inline(always)]
+fn gelu_tanh_slope(x: f32) -> f32 {
+    const TWICE_SQRT_2_OVER_PI: f32 = 1.595_769;
+    let share = 1.0 / (1.0 + exp(-TWICE_SQRT_2_OVER_PI * (x + 0.044_715 * x * x * x)));
+    share + x * share * (1.0 - share) * TWICE_SQRT_2_OVER_PI * (1.0 + 3.0 * 0.044_715 * x * x)
+}
+
+/// The derivative of [`relu`]; 0 at 0, as PyTorch has it.
+#[inline(always)]
+fn relu_slope(x: f32) -> f32 {
+    if x <= 0.0 { 0.0 } else { 1.0 }
+}
+
+/// The derivative of [`silu`].
+#[inline(always)]
+fn silu_slope(x: f32) -> f32 {
+    let share = 1.0 / (1.0 + exp(-x));
+    share * (1.0 + x * (1.0 - share))
+}
+
+/// Replaces pre-activations by the gradient with respect to them, where `post` is the one with respect to the activations.
+pub(crate) fn activate_backward(activation: Activation, pre: &mut [f32], post: &[f32]) {
+    match activation {
+        Activation::Gelu => vectorised(|| map_backward(pre, post, gelu_slope)),
+        Activation::GeluTanh => vectorised(|| map_backward(pre, post, gelu_tanh_slope)),
+        Activation::Relu => vectorised(|| map_backward(pre, post, relu_slope)),
+        Activation::Silu => vectorised(|| map_backward(pre, post, silu_slope)),
+    }
+}
+
+#[inline(always)]
+fn map_backward(pre: &mut [f32], post: &[f32], slope: impl Fn(f32) -> f32) {
+    for (x, d) in pre.iter_mut().zip(post) {
+        *x = slope(*x) * d;
+    }
+}
+
+/// Replaces `gate` and `up` by the gradients with respect to them, where `post` is the one with respect to `activation(gate) * up`.
+pub(crate) fn activate_gated_backward(activation: Activation, gate: &mut [f32], up: &mut [f32], post: &[f32]) {
+    match activation {
+        Activation::Gelu => vectorised(|| map_gated_backward(gate, up, post, gelu, gelu_slope)),
+        Activation::GeluTanh => vectorised(|| map_gated_backward(gate, up, post, gelu_tanh, gelu_tanh_slope)),
+        Activation::Relu => vectorised(|| map_gated_backward(gate, up, post, relu, relu_slope)),
+        Activation::Silu => vectorised(|| map_gated_backward(gate, up, post, silu, silu_slope)),
+    }
+}
+
+#[inline(always)]
+fn map_gated_backward(
+    gate: &mut [f32],
+    up: &mut [f32],
+    post: &[f32],
+    f: impl Fn(f32) -> f32,
+    slope: impl Fn(f32) -> f32,
+) {
+    for ((g, u), d) in gate.iter_mut().zip(up).zip(post) {
+        (*g, *u) = (slope(*g) * *u * d, f(*g) * d);
+    }
+}
+
 const LANES: usize = 16;
 
 /// The sum of `f(x)` in a fixed order that needs no reassociation to vectorise.
@@ -138,6 +206,20 @@ pub(crate) fn sum(values: &[f32]) -> f32 {
 #[inline(always)]
 pub(crate) fn sum_of_squares(values: &[f32], centre: f32) -> f32 {
     sum_of(values, |x| (x - centre) * (x - centre))
+}
+
+/// The sum of `(x - centre) y`.
+#[inline(always)]
+pub(crate) fn sum_of_products(x: &[f32], y: &[f32], centre: f32) -> f32 {
+    let mut lanes = [0.0f32; LANES];
+    let (xs, ys) = (x.chunks_exact(LANES), y.chunks_exact(LANES));
+    let rest: f32 = xs.remainder().iter().zip(ys.remainder()).map(|(x, y)| (x - centre) * y).sum();
+    for (x, y) in xs.zip(ys) {
+        for ((lane, x), y) in lanes.iter_mut().zip(x).zip(y) {
+            *lane += (x - centre) * y;
+        }
+    }
+    lanes.iter().sum::<f32>() + rest
 }
 
 /// The largest value; NaN is passed over.
@@ -207,10 +289,57 @@ mod tests {
     }
 
     #[test]
+    fn slopes_are_those_of_the_functions() {
+        let gelu64 = |x: f64| 0.5 * x * (1.0 + erf_series(x / 2f64.sqrt()));
+        let gelu_tanh64 =
+            |x: f64| 0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3))).tanh());
+        let silu64 = |x: f64| x / (1.0 + (-x).exp());
+        let check = |name: &str, x: f32, slope: f32, f: &dyn Fn(f64) -> f64| {
+            let (x64, h) = (f64::from(x), 1e-5);
+            let want = (f(x64 + h) - f(x64 - h)) / (2.0 * h);
+            assert!((f64::from(slope) - want).abs() < 2e-6, "{name}'({x}) = {slope}, not {want}");
+        };
+        for x in grid() {
+            if x.abs() < 4.0 {
+                check("gelu", x, gelu_slope(x), &gelu64);
+            }
+            check("gelu_tanh", x, gelu_tanh_slope(x), &gelu_tanh64);
+            check("silu", x, silu_slope(x), &silu64);
+            if x.abs() > 1e-3 {
+                check("relu", x, relu_slope(x), &|x| x.max(0.0));
+            }
+        }
+        assert_eq!(relu_slope(0.0), 0.0);
+        assert!((gelu_slope(9.0) - 1.0).abs() < 1e-5 && gelu_slope(-9.0).abs() < 1e-5);
+    }
+
+    #[test]
+    fn gradients_of_activations_follow_the_product_rule() {
+        for (f, value, slope) in [
+            (Activation::Gelu, gelu as fn(f32) -> f32, gelu_slope as fn(f32) -> f32),
+            (Activation::GeluTanh, gelu_tanh, gelu_tanh_slope),
+            (Activation::Relu, relu, relu_slope),
+            (Activation::Silu, silu, silu_slope),
+        ] {
+            let (mut pre, mut gate, mut up) = ([-1.5, 0.7], [-1.5, 0.7], [2.0, -3.0]);
+            let post = [0.5, 4.0];
+            activate_backward(f, &mut pre, &post);
+            activate_gated_backward(f, &mut gate, &mut up, &post);
+            for (i, x) in [-1.5, 0.7].into_iter().enumerate() {
+                let (was_up, d) = ([2.0, -3.0][i], post[i]);
+                let want = [slope(x) * d, slope(x) * was_up * d, value(x) * d];
+                assert_eq!([pre[i], gate[i], up[i]], want, "{f:?}({x})");
+            }
+        }
+    }
+
+    #[test]
     fn sums_and_maxima_cover_every_length() {
         for n in 1..70usize {
             let values: Vec<f32> = (0..n).map(|i| ((i * 31) % 17) as f32).collect();
             assert_eq!(sum(&values), values.iter().sum::<f32>());
+            let product = values.iter().zip(values.iter().rev()).map(|(x, y)| (x - 3.0) * y).sum::<f32>();
+            assert_eq!(sum_of_products(&values, &values.iter().rev().copied().collect::<Vec<_>>(), 3.0), product);
             assert_eq!(max(&values), values.iter().copied().fold(f32::NEG_INFINITY, f32::max));
             assert_eq!(sum_of_squares(&values, 2.0), values.iter().map(|x| (x - 2.0) * (x - 2.0)).sum::<f32>());
         }

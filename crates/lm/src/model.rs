@@ -7,6 +7,7 @@ use monosem_bf16::Precision;
 use monosem_hooks::{Hook, HookedModel, Resumed, Resumption, Site};
 use ndarray::{Array3, ArrayView2};
 
+use crate::backward::walk::{Gradients, Kept, Walk};
 use crate::gpt2::Gpt2Block;
 use crate::linear::{Linear, centre_rows};
 use crate::llama::LlamaBlock;
@@ -25,6 +26,16 @@ use crate::{Config, Family, LmError, config};
 pub(crate) trait Block: Send + Sync {
     /// Takes the residual stream through the block, past its hook points.
     fn run(&self, layer: usize, x: &mut Rows, buffers: &mut Buffers, pass: &mut Pass<'_>) -> ControlFlow<()>;
+
+    /// Takes the gradient `dx` of the stream that leaves the block back to the stream that enters it, past its hook points in reverse.
+    fn backward(
+        &self,
+        layer: usize,
+        kept: &Kept,
+        dx: &mut Rows,
+        buffers: &mut Gradients,
+        walk: &mut Walk<'_>,
+    ) -> ControlFlow<()>;
 
     /// The maps that write to the residual stream.
     fn writers(&mut self) -> [&mut Linear; 2];
@@ -246,12 +257,32 @@ impl LanguageModel {
         rows
     }
 
+    /// One block.
+    pub(crate) fn block(&self, layer: usize) -> &dyn Block {
+        self.blocks.get(layer)
+    }
+
+    /// Whether the MLPs have gates.
+    pub(crate) fn gated(&self) -> bool {
+        matches!(self.blocks, Blocks::Llama(_))
+    }
+
+    /// The normalisation before the unembedding.
+    pub(crate) fn final_norm(&self) -> &Norm {
+        &self.final_norm
+    }
+
+    /// The unembedding, `[d_vocab, d_model]`.
+    pub(crate) fn unembedding(&self) -> &[f32] {
+        self.unembed.as_ref().unwrap_or(&self.embed)
+    }
+
     /// Blocks from `layer` on, then the final normalisation.
     pub(crate) fn states(&self, layer: usize, x: &mut Rows, pass: &mut Pass<'_>) -> ControlFlow<(), Rows> {
         let rows = x.data.len() / x.width;
-        let mut buffers = Buffers::new(&self.config, rows, matches!(self.blocks, Blocks::Llama(_)));
+        let mut buffers = Buffers::new(&self.config, rows, self.gated());
         for layer in layer..self.config.n_layers {
-            self.blocks.get(layer).run(layer, x, &mut buffers, pass)?;
+            self.block(layer).run(layer, x, &mut buffers, pass)?;
         }
         norm_rows(x, &self.final_norm, &mut buffers.normed, pass.shape.plan);
         ControlFlow::Continue(buffers.normed)
@@ -261,7 +292,7 @@ impl LanguageModel {
     pub(crate) fn unembed(&self, states: &[f32]) -> Vec<f32> {
         let Config { d_vocab, d_model, .. } = self.config;
         let rows = states.len() / d_model;
-        let unembed = Matrix::new(self.unembed.as_ref().unwrap_or(&self.embed), d_vocab, d_model).transposed();
+        let unembed = Matrix::new(self.unembedding(), d_vocab, d_model).transposed();
         let mut logits = vec![0.0; rows * d_vocab];
         product(&mut logits, Matrix::new(states, rows, d_model), unembed, Into::Replace, rayon::current_num_threads());
         logits
@@ -286,6 +317,21 @@ impl LanguageModel {
         let logits = self.unembed(&normed.data);
         let logits = Array3::from_shape_vec((batch, positions, c.d_vocab), logits);
         ControlFlow::Continue(logits.expect("there is a logit for every token and every entry of the vocabulary"))
+    }
+}
+
+impl Rows {
+    /// The rows of an array, without a copy where it is its vector.
+    pub(crate) fn of(array: Array3<f32>) -> Self {
+        let (n, width) = (array.len(), array.dim().2);
+        if !array.is_standard_layout() {
+            return Self { data: array.iter().copied().collect(), width };
+        }
+        let (data, offset) = array.into_raw_vec_and_offset();
+        // An owned array in standard order may still be a part of its vector.
+        let offset = offset.unwrap_or(0);
+        let data = if offset == 0 && data.len() == n { data } else { data[offset..][..n].to_vec() };
+        Self { data, width }
     }
 }
 
@@ -325,19 +371,7 @@ impl HookedModel for LanguageModel {
         let Config { n_layers, d_model, .. } = self.config;
         assert!(layer <= n_layers, "block {layer} is beyond the {n_layers} of the model");
         assert_eq!(width, d_model, "a residual stream {:?} is not d_model {d_model} wide", resid.dim());
-        let data = if resid.is_standard_layout() {
-            let (data, offset) = resid.into_raw_vec_and_offset();
-            // An owned array in standard order may still be a part of its vector.
-            let offset = offset.unwrap_or(0);
-            if offset == 0 && data.len() == batch * positions * width {
-                data
-            } else {
-                data[offset..][..batch * positions * width].to_vec()
-            }
-        } else {
-            resid.iter().copied().collect()
-        };
-        self.run(layer, Rows { data, width }, (batch, positions), hook)
+        self.run(layer, Rows::of(resid), (batch, positions), hook)
     }
 
     fn resume(&self, layer: usize, contexts: &[Resumed<'_>], keep: bool) -> Resumption {

@@ -1,6 +1,6 @@
 //! Normalisation of the residual stream.
 
-use crate::math::{sum, sum_of_squares, vectorised};
+use crate::math::{sum, sum_of_products, sum_of_squares, vectorised};
 use crate::weights::Source;
 use crate::{Config, LmError};
 
@@ -52,5 +52,27 @@ impl Norm {
         for ((y, x), g) in y.iter_mut().zip(x).zip(&self.gain) {
             *y = x * scale * g;
         }
+    }
+
+    /// Adds to `dx` the gradient with respect to rows `x` where `dy` is the one with respect to what they are normalised to; `dy` is used up.
+    ///
+    /// With `n` the row before gain and bias and `s` the factor that scaled it, `dn = gain dy` and `dx = s (dn - n mean(n dn))`; where the
+    /// mean of a row is subtracted, the mean of `dn` is too.
+    pub(crate) fn backward(&self, x: &[f32], dy: &mut [f32], dx: &mut [f32]) {
+        let width = self.gain.len();
+        let centred = self.bias.is_some();
+        vectorised(|| {
+            let rows = x.chunks_exact(width).zip(dy.chunks_exact_mut(width)).zip(dx.chunks_exact_mut(width));
+            for ((x, dn), dx) in rows {
+                dn.iter_mut().zip(&self.gain).for_each(|(d, g)| *d *= g);
+                let share = 1.0 / width as f32;
+                let (centre, mean) = if centred { (sum(x) * share, sum(dn) * share) } else { (0.0, 0.0) };
+                let scale = 1.0 / (sum_of_squares(x, centre) * share + self.eps).sqrt();
+                let along = (sum_of_products(x, dn, centre)) * share * scale * scale;
+                for ((dx, d), x) in dx.iter_mut().zip(&*dn).zip(x) {
+                    *dx += scale * (d - mean - (x - centre) * along);
+                }
+            }
+        });
     }
 }

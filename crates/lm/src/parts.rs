@@ -70,7 +70,8 @@ pub(crate) fn gated_hidden_units(
     });
 }
 
-fn normalise(x: &[f32], norm: &Norm, normed: &mut [f32], width: usize, plan: Plan) {
+/// `normed = norm(x)` on a tile.
+pub(crate) fn normalise(x: &[f32], norm: &Norm, normed: &mut [f32], width: usize, plan: Plan) {
     let pieces = plan.pieces(x, width).zip(plan.pieces_mut(normed, width));
     pieces.for_each(|(x, (_, normed))| norm.apply(x, normed));
 }

@@ -87,7 +87,7 @@ pub(crate) struct Shape {
     of_rows: Option<Vec<usize>>,
     pub(crate) plan: Plan,
     pub(crate) heads: Heads,
-    rotation: Option<Rotation>,
+    pub(crate) rotation: Option<Rotation>,
 }
 
 impl Shape {

@@ -29,6 +29,17 @@ impl Rotation {
             (*a, *b) = (*a * c - *b * s, *b * c + *a * s);
         }
     }
+
+    /// Turns a gradient back: by the negative angle, which is both the inverse and the transpose of [`Self::turn`].
+    #[inline]
+    pub(crate) fn turn_back(&self, head: &mut [f32], position: usize) {
+        let range = position * self.half..(position + 1) * self.half;
+        let (cos, sin) = (&self.cos[range.clone()], &self.sin[range]);
+        let (first, second) = head[..2 * self.half].split_at_mut(self.half);
+        for (((a, b), c), s) in first.iter_mut().zip(second).zip(cos).zip(sin) {
+            (*a, *b) = (*a * c + *b * s, *b * c - *a * s);
+        }
+    }
 }
 
 /// Radians per position of each pair of dimensions.
@@ -68,6 +79,17 @@ mod tests {
         };
         assert!((score(3, 1) - score(17, 15)).abs() < 1e-5);
         assert!((score(5, 5) - score(0, 0)).abs() < 1e-5);
+    }
+
+    #[test]
+    fn turning_back_undoes_turning() {
+        let rotation = Rotation::new(&Rope { base: 100.0, dims: 4, scaling: RopeScaling::None }, 20);
+        let head = [0.3, -1.0, 0.5, 2.0, 7.0];
+        let mut turned = head;
+        rotation.turn(&mut turned, 13);
+        assert!(turned.iter().zip(head).any(|(a, b)| (a - b).abs() > 0.1));
+        rotation.turn_back(&mut turned, 13);
+        assert!(turned.iter().zip(head).all(|(a, b)| (a - b).abs() < 1e-6));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-use ndarray::ArrayView1;
+use ndarray::{Array1, ArrayView1};
 use serde::{Deserialize, Serialize};
 
 /// What patching a set of features does, prompt by prompt.
@@ -88,6 +88,13 @@ impl Distribution {
         // Below zero only by rounding. What is not a number stays so: `max` would make the best KL of it.
         if sum < 0.0 { 0.0 } else { sum }
     }
+
+    /// The derivative of [`Self::kl`] with respect to the logits behind `self`: `p (ln p - ln q - KL)`.
+    pub(crate) fn d_kl(&self, other: &Self) -> Array1<f32> {
+        let kl = self.kl(other);
+        let terms = self.p.iter().zip(&self.log_p).zip(&other.log_p);
+        terms.map(|((p, log_p), log_q)| (p * (log_p - log_q - kl)) as f32).collect()
+    }
 }
 
 /// The largest logit, and `exp(logit - largest)`.
@@ -112,7 +119,6 @@ pub(crate) fn log_odds(logits: ArrayView1<'_, f32>, a: &[u32], b: &[u32]) -> f64
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ndarray::Array1;
     use proptest::prelude::*;
 
     fn of<const N: usize>(logits: [f32; N]) -> Distribution {

@@ -40,6 +40,7 @@
 //!
 //! Conventions: a feature is a latent of the dictionary, by its index; KL in nats and in `f64`; a set's numbers are kept prompt by prompt.
 
+mod attribution;
 mod curve;
 mod directions;
 mod error;

@@ -122,8 +122,13 @@ impl Continuation<'_> {
         Captured { entering, x: x.expect("a pass visits every hook point whose site the model has") }
     }
 
+    /// Whether the hook point is on the residual stream.
+    pub(crate) fn on_stream(&self) -> bool {
+        self.enters().is_some()
+    }
+
     /// The block from which a pass goes on.
-    fn layer(&self) -> usize {
+    pub(crate) fn layer(&self) -> usize {
         self.enters().unwrap_or(self.hook.layer)
     }
 

@@ -30,6 +30,11 @@ pub(crate) struct Run {
 }
 
 impl Run {
+    /// The counterfactual's distribution.
+    pub(crate) fn target(&self) -> &Distribution {
+        &self.target
+    }
+
     /// The first position at which the prompt and its counterfactual differ at the hook point; their number where they do not.
     pub(crate) fn first_difference(&self) -> usize {
         self.x.rows().into_iter().zip(self.x_target.rows()).take_while(|(x, target)| x == target).count()
