@@ -41,6 +41,7 @@
 //! Conventions: a feature is a latent of the dictionary, by its index; KL in nats and in `f64`; a set's numbers are kept prompt by prompt.
 
 mod attribution;
+mod circuit;
 mod curve;
 mod directions;
 mod error;
@@ -55,6 +56,7 @@ mod selection;
 mod state;
 mod task;
 
+pub use circuit::{Candidate, Circuit, CircuitConfig, CircuitEdge, CircuitLayer, CircuitNode, Occurrence};
 pub use curve::{Bootstrap, CountAxis, Curve, Interval};
 pub use error::{PatchingError, Progress};
 pub use evaluation::Evaluation;

@@ -61,3 +61,44 @@ fn accuracy_is_that_of_the_whole_pass() {
     let right = found.logit_diff.iter().filter(|d| **d > 0.0).count();
     assert!((found.share() - right as f64 / 40.0).abs() < 1e-12);
 }
+
+#[test]
+fn attributions_of_all_features_add_up() {
+    let (prompts, _) = common::prompts(12, 0, Half::Choose);
+    for name in ["gpt2-tiny", "llama-tiny", "neox-tiny"] {
+        let model = model(name);
+        for (layer, last) in [(0, false), (model.n_layers() - 1, true)] {
+            let hook = HookPoint::new(layer, Site::ResidPost);
+            let dictionary = LinearDictionary::identity(model.d_model());
+            let config = PatchingConfig { hook, drop_positions: vec![], with_error_term: false };
+            let patching = Patching::new(&model, &dictionary, &prompts, &config).unwrap();
+            // Integrated gradients of a basis that explains everything are the whole change.
+            let whole: f64 = patching.attribute(&model, 200).unwrap().iter().map(|e| e.kl_fall).sum();
+            let kl = patching.unpatched().mean_kl();
+            assert!((whole - kl).abs() < 0.02 * kl, "{name} {last}: {whole} of {kl}");
+        }
+    }
+}
+
+#[test]
+fn attribution_is_the_effect_of_a_small_change() {
+    let (prompts, _) = common::prompts(12, 0, Half::Choose);
+    for (name, site) in [("llama-tiny", Site::ResidPost), ("gpt2-tiny", Site::MlpOut), ("neox-tiny", Site::AttnOut)] {
+        let model = model(name);
+        // Features that move activations by little: what they do is what the gradient says.
+        let mut dictionary = LinearDictionary::random(24, model.d_model(), Activation::Relu, 3);
+        dictionary.w_dec *= 0.02;
+        let config = PatchingConfig { hook: HookPoint::new(0, site), drop_positions: vec![0], with_error_term: false };
+        let patching = Patching::new(&model, &dictionary, &prompts, &config).unwrap();
+        let attributed = patching.attribute(&model, 1).unwrap();
+        let features: Vec<usize> = attributed.iter().map(|e| e.feature).collect();
+        assert_eq!(features, patching.candidates());
+        let exact = patching.single_effects(&features, &mut |_, _| ControlFlow::Continue(())).unwrap();
+        let largest = exact.iter().map(|e| e.kl_fall.abs()).fold(0.0, f64::max);
+        for (a, e) in attributed.iter().zip(&exact) {
+            assert!((a.kl_fall - e.kl_fall).abs() < 0.05 * largest, "{name}: {a:?} {e:?}");
+        }
+        assert!(patching.attribute(&model, 0).is_err());
+        assert_eq!(patching.attribute(&model, 2).is_err(), site != Site::ResidPost);
+    }
+}
