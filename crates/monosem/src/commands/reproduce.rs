@@ -6,7 +6,8 @@ use anyhow::{Context as _, Result, bail};
 use monosem_assets::Assets;
 use monosem_graph::{Graph, NodeRecord, RunOptions, Store, Summary};
 use monosem_report::{
-    Extras, FeatureExample, NodeInfo, Provenance, ResultRow, read_features, read_results, render, write_features, write_results,
+    Extras, FeatureExample, NodeInfo, Provenance, ResultRow, read_features, read_results, render, write_features,
+    write_results,
 };
 
 use super::graph::{of, print_plan};

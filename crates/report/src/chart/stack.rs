@@ -44,7 +44,7 @@ const SWATCH: f64 = 10.0;
 const NAMES: f64 = 96.0;
 const VALUES: f64 = 48.0;
 
-/// Draws histograms in two columns.
+/// Draws histograms in two columns; effects beside each other have one scale.
 pub(crate) fn draw_stacks(stacks: &[Stack]) -> Drawn<String> {
     let rows: Vec<(&[Stack], f64, f64)> = stacks
         .chunks(COLUMNS)
@@ -59,7 +59,7 @@ pub(crate) fn draw_stacks(stacks: &[Stack]) -> Drawn<String> {
         let mut y = 0.0;
         for (row, legend, effects) in &rows {
             for (i, stack) in row.iter().enumerate() {
-                stack.draw(canvas, (i as f64 * CELL, y), *legend)?;
+                stack.draw(canvas, (i as f64 * CELL, y), *legend, Stack::ends(row))?;
             }
             y += height_of(*legend, *effects);
         }
@@ -113,7 +113,13 @@ impl Stack {
         if self.effects.is_empty() { 0.0 } else { 28.0 + self.effects.len() as f64 * ROW }
     }
 
-    fn draw(&self, canvas: &Canvas<'_>, (left, top): (f64, f64), legend: f64) -> Drawn {
+    /// The smallest and the largest effect of any, and zero.
+    fn ends(row: &[Stack]) -> (f64, f64) {
+        let values = || row.iter().flat_map(|stack| &stack.effects).map(|e| e.value);
+        (values().fold(0.0, f64::min), values().fold(0.0, f64::max))
+    }
+
+    fn draw(&self, canvas: &Canvas<'_>, (left, top): (f64, f64), legend: f64, ends: (f64, f64)) -> Drawn {
         canvas.bold(&fit(&self.title, TEXT * 1.1, CELL - 24.0), (left + 10.0, top + 12.0), TEXT)?;
         canvas.text(
             &fit(&self.subtitle, SMALL, CELL - 20.0),
@@ -130,7 +136,7 @@ impl Stack {
             canvas.bar(Rect { x0: x, y0: y - half, x1: x + SWATCH, y1: y + half }, colour)?;
             canvas.text(&name, (x + SWATCH + 5.0, y), SMALL, INK, Anchor::Start)?;
         }
-        self.draw_effects(canvas, left, plot.y1 + AXES + legend)
+        self.draw_effects(canvas, (left, plot.y1 + AXES + legend), ends)
     }
 
     fn draw_bars(&self, canvas: &Canvas<'_>, plot: Rect) -> Drawn {
@@ -166,14 +172,12 @@ impl Stack {
         canvas.text(EDGES, ((plot.x0 + plot.x1) / 2.0, plot.y1 + 27.0), SMALL, MUTED, Anchor::Middle)
     }
 
-    fn draw_effects(&self, canvas: &Canvas<'_>, left: f64, top: f64) -> Drawn {
+    fn draw_effects(&self, canvas: &Canvas<'_>, (left, top): (f64, f64), (low, high): (f64, f64)) -> Drawn {
         if self.effects.is_empty() {
             return Ok(());
         }
         let title = fit(EFFECTS, SMALL, CELL - 20.0);
         canvas.text(&title, (left + 10.0, top + 12.0), SMALL, MUTED, Anchor::Start)?;
-        let values = || self.effects.iter().map(|e| e.value).chain([0.0]);
-        let (low, high) = (values().fold(0.0, f64::min), values().fold(0.0, f64::max));
         let (x0, x1) = (left + 10.0 + NAMES, left + CELL - RIGHT - VALUES);
         // Halves, because the difference of two large numbers may have no end.
         let span = (high / 2.0 - low / 2.0).max(f64::MIN_POSITIVE);
@@ -216,6 +220,20 @@ mod tests {
     fn counts_above_bars_are_short() {
         let counts = [0, 9999, 12_345, 990_400, 3_400_000, 25_000_000_000];
         assert_eq!(counts.map(short), ["0", "9,999", "12k", "990k", "3.4M", "25G"]);
+    }
+
+    #[test]
+    fn effects_beside_each_other_have_one_scale() {
+        let stack = |value: f64| Stack {
+            title: String::new(),
+            subtitle: String::new(),
+            edges: vec![0.0, 1.0],
+            kinds: Vec::new(),
+            other: vec![1],
+            effects: vec![Effect { label: "s".into(), value }],
+        };
+        assert_eq!(Stack::ends(&[stack(-2.0), stack(0.5)]), (-2.0, 0.5));
+        assert_eq!(Stack::ends(&[stack(3.0)]), (0.0, 3.0));
     }
 
     #[test]

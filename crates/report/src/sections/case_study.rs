@@ -48,7 +48,7 @@ fn figure(context: &Context<'_>, section: &mut Section, hook: &str, studies: &[&
     let caption = format!(
         "<b>The tokens behind activations</b> at {} (figure 11 of the paper): for each bin of activation the share of its positions that has each token; above it \
          how many positions those are, for the rare large activations would not show otherwise. One colour from left to right is good. Below: what removing the \
-         feature does to the log-probability of the next token (orange: less likely without it), a mean over positions. ␣ is a space, ⏎ a line break.",
+         feature does to the log-probability of the next token (orange: less likely without it), a mean over positions; two beside each other have one scale. ␣ is a space, ⏎ a line break.",
         on_what(context, hook),
     );
     let name = format!("case-study-{hook}");
