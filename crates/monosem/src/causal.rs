@@ -193,7 +193,7 @@ impl Reading {
     }
 }
 
-/// Draws prompts with replacement, the same ones for every method: what is compared is paired.
+/// Draws prompts with replacement, the same ones for every method: what is compared is paired. Orders of visiting are drawn as well.
 pub(crate) struct Bootstrap {
     pub(crate) resamples: usize,
     pub(crate) seed: u64,
@@ -233,7 +233,7 @@ impl Bootstrap {
         Some(Comparison { value, interval, p_value: interval.map(|_| p_value), n: a[0].points()[0].kl.len() })
     }
 
-    /// A statistic of the prompts as they are, and of each resample of them where it is defined.
+    /// A statistic of the prompts and orders as they are, and of each resample of both where it is defined.
     fn statistic(
         &self,
         methods: &[&[Curve]],
@@ -245,8 +245,11 @@ impl Bootstrap {
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
         let mut draw = || {
             let drawn: Vec<usize> = (0..n).map(|_| rng.random_range(0..n)).collect();
-            let resampled: Vec<Vec<Curve>> =
-                methods.iter().map(|curves| curves.iter().map(|curve| resampled(curve, &drawn)).collect()).collect();
+            // Orders of visiting are drawn too: those of different methods have nothing to do with each other.
+            let of_method = |curves: &&[Curve]| -> Vec<Curve> {
+                (0..curves.len()).map(|_| resampled(&curves[rng.random_range(0..curves.len())], &drawn)).collect()
+            };
+            let resampled: Vec<Vec<Curve>> = methods.iter().map(of_method).collect();
             statistic(&resampled)
         };
         Some((value, (0..self.resamples).map(|_| draw()).collect()))

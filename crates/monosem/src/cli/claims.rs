@@ -33,7 +33,7 @@ pub(crate) struct Where {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Patch {
-    /// Find the features that cause indirect object identification.
+    /// Find the features that cause the answer of a task: indirect object identification, or another by --task.
     Ioi(Ioi),
     /// Change features while the model reads a text, and show what that does.
     Run(PatchRun),
@@ -43,7 +43,8 @@ pub(crate) enum Patch {
 pub(crate) struct Ioi {
     #[command(flatten)]
     pub(crate) at: Where,
-    /// Names and templates: english, toy, or a TOML file of that form.
+    /// The task: english or toy (indirect object identification), pronoun, agreement, greater-than, closing, toy-pronoun, toy-agreement, or a
+    /// TOML file of such a form.
     #[arg(long, default_value = "english")]
     pub(crate) task: String,
     /// Draw the prompts from this many names; 0 for all. A sparse dictionary spends features on each name.

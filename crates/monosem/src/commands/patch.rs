@@ -65,7 +65,7 @@ impl Site {
     }
 }
 
-/// Finds the features that cause indirect object identification, and prints the sets that the selection went through.
+/// Finds the features that cause the answer of a task, and prints the sets that the selection went through.
 pub(crate) fn ioi(args: &cli::Ioi) -> Result<u8> {
     interrupt::listen()?;
     let site = Site::open(&args.at)?;
@@ -109,7 +109,7 @@ pub(crate) fn ioi(args: &cli::Ioi) -> Result<u8> {
         return Ok(exit::OK);
     }
     say!(
-        "the model names the indirect object in {} % of {n} prompts (mean logit difference {})",
+        "the model prefers the right answer in {} % of {n} prompts (mean logit difference {})",
         with_interval(&percent(&share), 0),
         with_interval(&logit_diff, 2)
     );
