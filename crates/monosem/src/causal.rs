@@ -5,14 +5,17 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use monosem_autointerp::{Comparison, centred_p_value, percentile_p_value};
 use monosem_dictionary::Estimate;
+use monosem_hooks::DifferentiableModel;
 use monosem_lm::Tokenizer;
 use monosem_patching::{
     Accepted, CountAxis, Curve, Encode, Evaluation, Half, Patching, PatchingError, Progress, Prompt, SelectionConfig,
-    Task, parse_task,
+    Start, Task, parse_task,
 };
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
+
+use crate::profile::Screen;
 
 /// The tasks that come with the program, by name.
 const TASKS: [(&str, &str); 9] = [
@@ -90,6 +93,25 @@ pub(crate) fn encoder(tokenizer: &Tokenizer) -> impl Fn(&str) -> Vec<u32> + '_ {
         let known = read.contains('\u{FFFD}') || read.trim_start() == text.trim_start();
         if known { tokens } else { Vec::new() }
     }
+}
+
+/// Where a selection starts: all features, or so many by the screen.
+pub(crate) fn screened(
+    patching: &Patching<'_>,
+    model: &dyn DifferentiableModel,
+    most: Option<usize>,
+    screen: Screen,
+) -> Result<Start, PatchingError> {
+    /// Points between a prompt and its counterfactual at which gradients are taken, on the residual stream.
+    const STEPS: usize = 8;
+    let Some(most) = most else { return Ok(Start::All) };
+    if screen == Screen::Change {
+        return Ok(Start::LargestChanges(most));
+    }
+    // Inside a block only the prompt itself can be differentiated at.
+    let mut effects = patching.attribute(model, STEPS).or_else(|_| patching.attribute(model, 1))?;
+    effects.sort_by(|a, b| b.kl_fall.abs().total_cmp(&a.kl_fall.abs()).then(a.feature.cmp(&b.feature)));
+    Ok(Start::First(most, effects.into_iter().map(|effect| effect.feature).collect()))
 }
 
 /// A set of features: why it was recorded, and what patching it does.

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use monosem_hooks::HookPoint;
+use monosem_lm::Precision;
 
 use crate::commands;
 use crate::model::Model;
@@ -62,9 +63,12 @@ pub(crate) struct Ioi {
     /// The highest threshold, in nats.
     #[arg(long, default_value_t = 1.0, value_parser = commands::threshold)]
     pub(crate) high: f64,
-    /// Start with this many features instead of all: those that change most; 0 for all.
+    /// Start with this many features instead of all, those to which gradients attribute the largest effects; 0 for all.
     #[arg(long, default_value_t = 0)]
     pub(crate) max_candidates: usize,
+    /// What the model's maps are computed in: f32, or bf16 (about half the time where the processor has AVX512-BF16).
+    #[arg(long, default_value = "f32")]
+    pub(crate) precision: Precision,
     /// Draws prompts and the order of visiting.
     #[arg(long, default_value_t = 0)]
     pub(crate) seed: u64,

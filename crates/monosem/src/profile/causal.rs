@@ -2,6 +2,7 @@
 
 use anyhow::{Context as _, Result, bail, ensure};
 use monosem_hooks::{HookPoint, Site};
+use monosem_lm::Precision;
 use serde::{Deserialize, Serialize};
 
 use super::claims::distinct;
@@ -52,9 +53,16 @@ pub struct Ioi {
     /// The highest threshold, in nats.
     #[serde(default = "high")]
     pub threshold_high: f64,
-    /// Start with this many features instead of all: those whose codes change most, times the norm of their direction; 0 for all.
+    /// Start with this many features instead of all; 0 for all.
     #[serde(default)]
     pub max_candidates: usize,
+    /// Which those are.
+    #[serde(default)]
+    pub screen: Screen,
+    /// What the model's maps are computed in: `bf16` takes about half the time where the processor has AVX512-BF16. Prompts and
+    /// counterfactuals are run alike.
+    #[serde(default)]
+    pub precision: Precision,
     /// Orders in which features are visited, one selection each.
     #[serde(default = "one_order")]
     pub seeds: Vec<u64>,
@@ -98,6 +106,17 @@ fn thousand() -> usize {
 
 fn dozen() -> usize {
     12
+}
+
+/// By what features are left out from the start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Screen {
+    /// Keep those whose codes change most, times the norm of their direction.
+    #[default]
+    Change,
+    /// Keep those to which gradients attribute the largest effects, either way.
+    Attribution,
 }
 
 impl Ioi {

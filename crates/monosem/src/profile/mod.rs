@@ -19,7 +19,7 @@ mod planted;
 mod sweep;
 
 pub(crate) use causal::thresholds;
-pub use causal::{Circuits, Ioi};
+pub use causal::{Circuits, Ioi, Screen};
 use claims::distinct;
 pub use claims::{Asked, Interp, Properties, RandomModel};
 pub use layers::{Loaded, embedded, load};
