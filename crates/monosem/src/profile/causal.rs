@@ -24,7 +24,7 @@ pub struct Ioi {
     /// dictionary spends features on each name, while a dense basis uses the same ones for all.
     #[serde(default = "all_names")]
     pub names: Vec<usize>,
-    /// Where features are patched; each is also a hook point of `capture.hooks`.
+    /// Where features are patched. Where `capture.hooks` does not have one, the autoencoders are trained there for this alone.
     pub hooks: Vec<HookPoint>,
     /// The ratio of the autoencoders that are patched.
     pub ratio: f64,
@@ -132,8 +132,8 @@ impl Ioi {
         (self.max_candidates > 0).then_some(self.max_candidates)
     }
 
-    /// Checks the settings of a section, against the hook points that are captured and the ratios and alphas that are trained.
-    pub(super) fn validate(&self, section: &str, captured: &[HookPoint], cases: &[(f64, f32)]) -> Result<()> {
+    /// Checks the settings of a section, against the ratios and alphas that are trained.
+    pub(super) fn validate(&self, section: &str, cases: &[(f64, f32)]) -> Result<()> {
         causal::task(&self.task).with_context(|| format!("{section}.task"))?;
         distinct(&format!("{section}.names"), &self.names)?;
         if let Some(few) = self.names.iter().find(|n| (1..3).contains(*n)) {
@@ -146,9 +146,6 @@ impl Ioi {
             [("prompts", self.prompts), ("report_prompts", self.report_prompts), ("thresholds", self.thresholds)];
         if let Some((key, n)) = most.iter().find(|(_, n)| *n > MOST) {
             bail!("{section}.{key} = {n}: at most {MOST}");
-        }
-        if let Some(hook) = self.hooks.iter().find(|hook| !captured.contains(hook)) {
-            bail!("{section}.hooks has {hook}, which is not among language.capture.hooks");
         }
         if let Some(alpha) = self.alphas.iter().find(|alpha| !cases.contains(&(self.ratio, **alpha))) {
             bail!("{section}: no autoencoder of ratio {} and alpha {alpha} is trained", self.ratio);

@@ -341,12 +341,12 @@ impl Language {
             interp.validate(self.corpus.context, &cases)?;
         }
         if let Some(ioi) = &self.ioi {
-            ioi.validate("language.ioi", &self.capture.hooks, &cases)?;
+            ioi.validate("language.ioi", &cases)?;
         }
         let tasks: Vec<_> = self.tasks.iter().map(|task| task_name(&task.task)).collect();
         distinct("language.tasks", &tasks)?;
         for task in &self.tasks {
-            task.validate("language.tasks", &self.capture.hooks, &cases)?;
+            task.validate("language.tasks", &cases)?;
         }
         if let Some(circuits) = &self.circuits {
             if self.interp.is_none() {
