@@ -38,7 +38,6 @@ mod eigen;
 mod erasure;
 mod error;
 mod exact;
-mod exact;
 mod face;
 mod fastica;
 mod ica;
