@@ -37,6 +37,26 @@ pub enum ReportError {
         /// What is wrong, and what was expected.
         reason: String,
     },
+    /// A file of circuits or of case studies is not a JSON array of them.
+    #[error("{}: not a {file} file (an array of {{{keys}}}): {source}", path.display())]
+    EntryJson {
+        /// The file.
+        path: PathBuf,
+        /// `circuits` or `case-studies`.
+        file: &'static str,
+        /// The keys that were expected.
+        keys: &'static str,
+        /// What the parser said, with line and column.
+        source: serde_json::Error,
+    },
+    /// Parts of a circuit or of a case study do not fit together, or one of its numbers is not finite.
+    #[error("{place}: {reason}")]
+    Entry {
+        /// The file where there is one, and the circuit or the study: its place in the list, method and setting.
+        place: String,
+        /// What is wrong, and what was expected.
+        reason: String,
+    },
     /// A row holds a number that is not finite, which JSON cannot hold and no figure can show.
     #[error("result row {row}: {field} is {value}, expected a finite number")]
     NonFinite {

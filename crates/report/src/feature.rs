@@ -14,7 +14,7 @@ use crate::row::write_whole;
 #[derive(Serialize, Deserialize, Clone, PartialEq, Debug, Default)]
 #[serde(deny_unknown_fields)]
 pub struct FeatureExample {
-    /// Family of experiments, as in [`ResultRow::experiment`](crate::ResultRow::experiment): `interp`, `autointerp` or `ioi`.
+    /// Family of experiments, as in [`ResultRow::experiment`](crate::ResultRow::experiment): `interp`, `autointerp`, `ioi` or `task`.
     pub experiment: String,
     /// What made the dictionary, as in result rows: `sae-tied`, `pca`, `ica-oriented`, `identity-relu`, ...
     pub method: String,

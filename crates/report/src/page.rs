@@ -5,15 +5,16 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
-use crate::ReportError;
+use crate::case_study::CaseStudy;
+use crate::circuit::Circuit;
 use crate::escape::{html, slug};
 use crate::feature::FeatureExample;
-use crate::number;
 use crate::palette;
 use crate::provenance::{NodeInfo, Provenance};
 use crate::row::{ResultRow, in_order, write_whole};
 use crate::sections::{self, Context, Section};
 use crate::table::{self, Cell};
+use crate::{ReportError, entries, number};
 
 const STYLE: &str = include_str!("assets/report.css");
 const SCRIPT: &str = include_str!("assets/report.js");
@@ -53,27 +54,40 @@ impl Rendered {
     }
 }
 
-/// Renders a report. The same rows, in whatever order, the same features and the same provenance give the same bytes.
-///
-/// `features` may be empty; of each dictionary the first ones are shown.
+/// What a report shows besides numbers; any of it may be empty.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Extras<'e> {
+    /// Features with text they are active on; of each dictionary the first ones are shown.
+    pub features: &'e [FeatureExample],
+    /// Graphs of features for the section of experiment `circuit`.
+    pub circuits: &'e [Circuit],
+    /// Histograms and effects of single features for the section of experiment `case-study`.
+    pub case_studies: &'e [CaseStudy],
+}
+
+impl Extras<'_> {
+    fn check(&self) -> Result<(), ReportError> {
+        self.features.iter().try_for_each(FeatureExample::check)?;
+        entries::check(self.circuits, None)?;
+        entries::check(self.case_studies, None)
+    }
+}
+
+/// Renders a report. The same rows, in whatever order, the same extras and the same provenance give the same bytes.
 ///
 /// # Errors
-/// A row or a feature holds a number that is not finite (it is named), the lists of a fragment differ in length, or the plotting
-/// library fails.
-pub fn render(
-    rows: &[ResultRow],
-    features: &[FeatureExample],
-    provenance: &Provenance,
-) -> Result<Rendered, ReportError> {
+/// A row, feature, circuit or case study holds a number that is not finite or lists and indices that do not fit (it is named), or
+/// the plotting library fails.
+pub fn render(rows: &[ResultRow], extras: Extras<'_>, provenance: &Provenance) -> Result<Rendered, ReportError> {
     rows.iter().try_for_each(ResultRow::check)?;
-    features.iter().try_for_each(FeatureExample::check)?;
+    extras.check()?;
     let rows: Vec<ResultRow> = in_order(rows).into_iter().cloned().collect();
-    let context = Context { rows: &rows, features, provenance };
+    let context = Context { rows: &rows, extras, provenance };
 
     let mut sections: Vec<(String, Section)> = Vec::new();
     let mut left_out: Vec<&str> = Vec::new();
     for (experiment, title, _) in sections::KNOWN {
-        if context.of(experiment).is_empty() && context.features_of(experiment).is_empty() {
+        if !context.has(experiment) {
             left_out.push(experiment);
             continue;
         }
@@ -86,8 +100,11 @@ pub fn render(
         let after_claims = usize::from(sections.first().is_some_and(|(experiment, _)| experiment == "claims"));
         sections.insert(after_claims, ("fidelity".to_owned(), section));
     }
-    let others: BTreeSet<&str> =
-        rows.iter().map(|r| r.experiment.as_str()).chain(features.iter().map(|f| f.experiment.as_str())).collect();
+    let others: BTreeSet<&str> = rows
+        .iter()
+        .map(|r| r.experiment.as_str())
+        .chain(extras.features.iter().map(|f| f.experiment.as_str()))
+        .collect();
     for experiment in others {
         if !sections::KNOWN.iter().any(|(name, _, _)| *name == experiment) {
             let mut section = sections::build(&context, experiment)?;
@@ -200,25 +217,34 @@ fn contents(out: &mut String, sections: &[(String, Section)]) {
 
 /// Where the numbers of a section came from.
 fn source(out: &mut String, context: &Context<'_>, experiment: &str) {
-    let all = |count: usize, what: &str, file: &str| match count {
+    let all = |count: usize, [one, what]: [&str; 2], file: &str| match count {
         0 => None,
-        1 => Some(format!("the one {what} of <code>{file}</code>")),
-        n => Some(format!("the {} {what}s of <code>{file}</code>", number::count(n as u64))),
+        1 => Some(format!("the one {one} of <code>{file}</code>")),
+        n => Some(format!("the {} {what} of <code>{file}</code>", number::count(n as u64))),
     };
-    let parts = [
-        all(context.of(experiment).len(), "row", "results.json"),
-        all(context.features_of(experiment).len(), "feature", "features.json"),
+    let mut from = [
+        all(context.of(experiment).len(), ["row", "rows"], "results.json"),
+        all(context.features_of(experiment).len(), ["feature", "features"], "features.json"),
+    ]
+    .into_iter()
+    .flatten()
+    .collect::<Vec<_>>()
+    .join(" and ");
+    if !from.is_empty() {
+        let _ = write!(from, " whose <code>experiment</code> is <code>{}</code>", html(experiment));
+    }
+    let drawn = [
+        all(context.circuits_of(experiment).len(), ["circuit", "circuits"], "circuits.json"),
+        all(context.case_studies_of(experiment).len(), ["study", "studies"], "case-studies.json"),
     ];
-    if parts.iter().all(Option::is_none) {
+    for drawn in drawn.into_iter().flatten() {
+        let _ = write!(from, "{}{drawn}", if from.is_empty() { "" } else { ", and " });
+    }
+    if from.is_empty() {
         // An account of other sections.
         return;
     }
-    let _ = write!(
-        out,
-        "<p class=\"source\"><b>Where these numbers came from:</b> {} whose <code>experiment</code> is <code>{}</code>",
-        parts.into_iter().flatten().collect::<Vec<_>>().join(" and "),
-        html(experiment)
-    );
+    let _ = write!(out, "<p class=\"source\"><b>Where these numbers came from:</b> {from}");
     let nodes: Vec<String> = context
         .provenance
         .nodes

@@ -17,13 +17,14 @@ pub(crate) const MUTED: Colour = Colour(1);
 pub(crate) const GRID: Colour = Colour(2);
 pub(crate) const PAPER: Colour = Colour(3);
 pub(crate) const AXIS: Colour = Colour(4);
-const PCA: Colour = Colour(5);
+pub(crate) const PCA: Colour = Colour(5);
 const ICA: Colour = Colour(6);
 const NMF: Colour = Colour(7);
 const IDENTITY: Colour = Colour(8);
 const RANDOM: Colour = Colour(9);
 const OTHER: Colour = Colour(10);
-const FIXED: u8 = 11;
+const LEACE: Colour = Colour(11);
+const FIXED: u8 = 12;
 const RAMP: u8 = 8;
 const STEPS: u8 = 16;
 
@@ -41,7 +42,11 @@ const FIXED_PAIRS: [(Rgb, Rgb); FIXED as usize] = [
     ([0x44, 0x47, 0x4b], [0xd2, 0xd5, 0xd9]),
     ([0xa8, 0x74, 0x00], [0xf0, 0xbd, 0x45]),
     ([0x6e, 0x5a, 0x4a], [0xc9, 0xb3, 0xa0]),
+    ([0x99, 0x1f, 0x2e], [0xf5, 0x8a, 0x7a]),
 ];
+
+/// A middle shade of the first ramp.
+pub(crate) const SAE_BLUE: Colour = Colour(FIXED + 3);
 
 /// Kinds of sparse autoencoder that can be told apart by hue.
 pub(crate) const SAE_HUES: usize = 7;
@@ -131,6 +136,27 @@ pub(crate) fn ordered(index: usize, count: usize) -> Colour {
     Colour(FIXED + SAE_HUES as u8 * RAMP + spread(index, count, STEPS))
 }
 
+/// Colours for things without order or family: tokens of a histogram.
+const KINDS: [Colour; 9] = [
+    SAE_BLUE,
+    PCA,
+    ICA,
+    Colour(FIXED + RAMP + 3),
+    RANDOM,
+    Colour(FIXED + 2 * RAMP + 4),
+    Colour(FIXED + 4 * RAMP + 2),
+    Colour(FIXED + 3 * RAMP + 3),
+    OTHER,
+];
+
+/// How many [`kind`]s can be told apart.
+pub(crate) const N_KINDS: usize = KINDS.len();
+
+/// Colour of the `index`-th of things without order or family.
+pub(crate) fn kind(index: usize) -> Colour {
+    KINDS[index % N_KINDS]
+}
+
 /// The family of a method: its name up to the first hyphen.
 pub(crate) fn family(method: &str) -> &str {
     method.split('-').next().unwrap_or(method)
@@ -145,6 +171,8 @@ pub(crate) fn of_family(family: &str) -> Colour {
         "nmf" => NMF,
         "identity" => IDENTITY,
         "random" => RANDOM,
+        "none" => MUTED,
+        "leace" => LEACE,
         _ => OTHER,
     }
 }

@@ -87,6 +87,12 @@ impl Setting {
         self.get(key)?.parse::<f64>().ok().filter(|v| v.is_finite())
     }
 
+    /// Everything but the last pair, and its value, where its key is `key`: a `k` at the end is not the `k` of a top-k dictionary.
+    pub(crate) fn split_last(&self, key: &str) -> Option<(Setting, &str)> {
+        let ((last, value), others) = self.0.split_last()?;
+        (last == key).then(|| (Setting(others.to_vec()), value.as_str()))
+    }
+
     /// Everything but the named keys.
     pub(crate) fn without(&self, keys: &[&str]) -> Setting {
         Setting(self.0.iter().filter(|(k, _)| !keys.contains(&k.as_str())).cloned().collect())
@@ -229,6 +235,9 @@ mod tests {
         assert_eq!(Setting::parse(""), Setting::default());
         assert_eq!(Setting::parse("none").0, vec![(String::new(), "none".to_owned())]);
         assert_eq!(Setting::parse("alpha=inf").number("alpha"), None);
+        let twice = Setting::parse("ratio=2,k=32,k=16");
+        assert_eq!(twice.split_last("k"), Some((Setting::parse("ratio=2,k=32"), "16")));
+        assert_eq!(twice.split_last("ratio"), None);
     }
 
     #[test]

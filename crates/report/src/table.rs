@@ -8,7 +8,7 @@ use crate::number;
 use crate::row::{ResultRow, Setting, natural_order, value_order};
 
 /// Metrics in reading order; others follow by name.
-const METRIC_ORDER: [&str; 45] = [
+const METRIC_ORDER: [&str; 62] = [
     "n_latents",
     "l0",
     "fvu",
@@ -43,7 +43,24 @@ const METRIC_ORDER: [&str; 45] = [
     "features_for_half_kl",
     "edit_norm",
     "ioi_accuracy",
+    "task_accuracy",
     "logit_diff",
+    "rank_correlation",
+    "pearson",
+    "top_overlap",
+    "exact_effect",
+    "attributed_effect",
+    "target_activation",
+    "circuit_nodes",
+    "circuit_edges",
+    "largest_edge",
+    "attribution_correlation",
+    "active_share",
+    "top_token_share",
+    "largest_logit_effect",
+    "accuracy",
+    "transfer_accuracy",
+    "p_correct",
     "best_auroc",
     "f1",
     "probe_auroc",
@@ -200,7 +217,7 @@ pub(crate) fn wide(caption: &str, rows: &[&ResultRow], with_hook: bool) -> Strin
 }
 
 /// A value with its interval in small print.
-fn value_cell(row: &ResultRow) -> Cell {
+pub(crate) fn value_cell(row: &ResultRow) -> Cell {
     let text = number::with_interval(row.value, row.ci_low, row.ci_high);
     let (value, interval) = text.split_once(" [").map_or((text.as_str(), None), |(v, i)| (v, Some(i)));
     let interval = interval.map(|i| format!(" <span class=\"ci\">[{}</span>", html(i))).unwrap_or_default();

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{check_page, row};
-use monosem_report::{Provenance, ResultRow, render};
+use monosem_report::{Extras, Provenance, ResultRow, render};
 
 /// Two scorers of one dictionary with controls, and how far they agree.
 fn explanations(hook: &str) -> Vec<ResultRow> {
@@ -38,7 +38,7 @@ fn explanations(hook: &str) -> Vec<ResultRow> {
 
 /// The section, alone on a page, and its figures.
 fn shown(rows: &[ResultRow]) -> (String, Vec<String>) {
-    let rendered = render(rows, &[], &Provenance::default()).unwrap();
+    let rendered = render(rows, Extras::default(), &Provenance::default()).unwrap();
     check_page(&rendered);
     let (start, end) = (rendered.html.find("<section").unwrap(), rendered.html.find("</section>").unwrap());
     let figures = rendered.figures.into_iter().map(|f| f.svg).collect();

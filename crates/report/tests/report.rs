@@ -2,10 +2,10 @@
 
 mod common;
 
-use common::{HOSTILE, check_page, provenance, row};
+use common::{HOSTILE, check_page, provenance, row, with};
 use monosem_report::{
-    FeatureExample, Fragment, Provenance, ReportError, ResultRow, read_features, read_results, render, write_features,
-    write_results,
+    Extras, FeatureExample, Fragment, Provenance, ReportError, ResultRow, read_features, read_results, render,
+    write_features, write_results,
 };
 
 /// A small run with every kind of row.
@@ -171,7 +171,7 @@ fn features() -> Vec<FeatureExample> {
 
 #[test]
 fn a_run_has_every_part() {
-    let rendered = render(&run(), &features(), &provenance()).unwrap();
+    let rendered = render(&run(), with(&features()), &provenance()).unwrap();
     check_page(&rendered);
     let names: Vec<&str> = rendered.figures.iter().map(|f| f.name.as_str()).collect();
     assert_eq!(
@@ -254,12 +254,12 @@ fn a_run_has_every_part() {
 
 #[test]
 fn missing_experiments_are_named_and_nothing_is_fine() {
-    let rendered = render(&[], &[], &Provenance::default()).unwrap();
+    let rendered = render(&[], Extras::default(), &Provenance::default()).unwrap();
     check_page(&rendered);
     assert!(rendered.figures.is_empty());
     assert!(rendered.html.contains(
         "Left out, because this run has no such results: <code>claims</code>, <code>dictionary</code>, <code>training</code>, <code>sweep</code>, <code>sweep-training</code>, <code>splice</code>, \
-         <code>interp</code>, <code>autointerp</code>, <code>ioi</code>, <code>properties</code>, <code>planted</code>, <code>planted-grid</code>, <code>anchor</code>."
+         <code>interp</code>, <code>autointerp</code>, <code>ioi</code>, <code>task</code>, <code>attribution</code>, <code>circuit</code>, <code>case-study</code>, <code>erasure</code>, <code>properties</code>, <code>planted</code>, <code>planted-grid</code>, <code>anchor</code>."
     ));
 }
 
@@ -299,7 +299,7 @@ fn hostile_text_stays_text() {
         feature.fragments[0].tokens = vec![HOSTILE.into(); 3];
     }
     features[27].experiment = HOSTILE.into();
-    check_page(&render(&rows, &features, &p).unwrap());
+    check_page(&render(&rows, with(&features), &p).unwrap());
 }
 
 #[test]
@@ -314,7 +314,7 @@ fn features_come_back_and_uneven_ones_are_refused_by_name() {
         change(&mut features[3]);
         let fresh = folder.path().join("fresh.json");
         for refused in
-            [write_features(&fresh, &features).unwrap_err(), render(&[], &features, &provenance()).unwrap_err()]
+            [write_features(&fresh, &features).unwrap_err(), render(&[], with(&features), &provenance()).unwrap_err()]
         {
             let message = refused.to_string();
             assert!(message.contains("\"sae-tied\"") && message.ends_with(expected), "{message}");
@@ -340,7 +340,9 @@ fn numbers_that_are_not_finite_are_refused_by_name() {
     let path = folder.path().join("results.json");
     let mut rows = run();
     rows[3].ci_high = Some(f64::NAN);
-    for refused in [write_results(&path, &rows).unwrap_err(), render(&rows, &[], &provenance()).unwrap_err()] {
+    for refused in
+        [write_results(&path, &rows).unwrap_err(), render(&rows, Extras::default(), &provenance()).unwrap_err()]
+    {
         assert!(matches!(refused, ReportError::NonFinite { field: "ci_high", .. }));
         let message = refused.to_string();
         assert!(message.contains("n_latents") && message.contains("ratio=2,alpha=1e-4"), "{message}");
@@ -376,7 +378,7 @@ fn the_file_is_as_documented() {
 fn a_report_is_written_whole() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path().join("a/b");
-    let rendered = render(&run(), &[], &provenance()).unwrap();
+    let rendered = render(&run(), Extras::default(), &provenance()).unwrap();
     rendered.write(&at).unwrap();
     assert_eq!(std::fs::read_to_string(at.join("report.html")).unwrap(), rendered.html);
     let mut written: Vec<String> = std::fs::read_dir(at.join("figures"))
@@ -401,7 +403,7 @@ fn claims_show_their_p_values_and_their_sample() {
         rows.push(row("claims", "sae-tied", hook, &of, "p_value", p_value));
         rows.push(row("claims", "sae-tied", hook, &of, "p_holm", p_holm));
     }
-    let html = render(&rows, &[], &provenance()).unwrap().html;
+    let html = render(&rows, Extras::default(), &provenance()).unwrap().html;
     let lines: Vec<&str> = html.split("<tr>").filter(|line| line.contains("score higher than")).collect();
     let [ica, pca] = lines[..] else { panic!("{} lines of claims", lines.len()) };
     for part in
@@ -414,7 +416,7 @@ fn claims_show_their_p_values_and_their_sample() {
     assert!(!html.contains("decided by its interval alone"));
 
     rows.retain(|row| row.metric == "interp_score_difference");
-    let html = render(&rows, &[], &provenance()).unwrap().html;
+    let html = render(&rows, Extras::default(), &provenance()).unwrap().html;
     assert!(html.contains("decided by its interval alone"));
     assert!(
         html.split("<tr>").filter(|line| line.contains("score higher than")).all(|line| line.contains("<b>holds</b>"))

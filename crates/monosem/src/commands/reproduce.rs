@@ -6,7 +6,8 @@ use anyhow::{Context as _, Result, bail};
 use monosem_assets::Assets;
 use monosem_graph::{Graph, NodeRecord, RunOptions, Store, Summary};
 use monosem_report::{
-    FeatureExample, NodeInfo, Provenance, ResultRow, read_features, read_results, render, write_features, write_results,
+    Extras, FeatureExample, NodeInfo, Provenance, ResultRow, read_features, read_results, render, write_features,
+    write_results,
 };
 
 use super::graph::{of, print_plan};
@@ -159,6 +160,7 @@ fn write_report(graph: &Graph<'_>, store: &Store, loaded: &Loaded, root: &Path, 
     let text = serde_json::to_string_pretty(&provenance)? + "\n";
     std::fs::write(&run, text).with_context(|| format!("cannot write {}", run.display()))?;
     // From the file, not from memory: the page shows what the file holds.
-    render(&read_results(&results)?, &features, &provenance)?.write(root)?;
+    let extras = Extras { features: &features, ..Extras::default() };
+    render(&read_results(&results)?, extras, &provenance)?.write(root)?;
     Ok(root.join("report.html"))
 }

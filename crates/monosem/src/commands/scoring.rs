@@ -10,7 +10,7 @@ use monosem_autointerp::{
     PatternConfig, Prompts, ScorerKind, SplitRule, Verdict, Vocabulary, read_explanations, write_records,
 };
 use monosem_llm::LlmError;
-use monosem_report::{FeatureExample, Provenance, ResultRow, render, write_features, write_results};
+use monosem_report::{Extras, FeatureExample, Provenance, ResultRow, render, write_features, write_results};
 
 use super::Bar;
 use crate::asking::{self, Asker, Explains, Subject, with_record};
@@ -297,7 +297,7 @@ fn write(folder: &Path, rows: &[ResultRow], shown: &[FeatureExample], about: &Ab
         version: env!("CARGO_PKG_VERSION").into(),
         notes: Vec::new(),
     };
-    render(rows, shown, &provenance)?.write(folder)?;
+    render(rows, Extras { features: shown, ..Extras::default() }, &provenance)?.write(folder)?;
     let page = folder.join("report.html");
     if about.json {
         note!("{}", page.display());

@@ -20,17 +20,33 @@ pub(crate) struct AxisSpec {
     pub(crate) reach: Vec<f64>,
     /// The only values that are ticks, if any are given (linear axes only).
     pub(crate) ticks: Vec<f64>,
+    /// What the places 0, 1, 2, ... are called, where they are no numbers.
+    pub(crate) names: Vec<String>,
     /// Values far above this are drawn at the edge, with an arrow.
     pub(crate) cap: Option<f64>,
 }
 
 impl AxisSpec {
     pub(crate) fn linear(title: impl Into<String>) -> AxisSpec {
-        AxisSpec { title: title.into(), log: false, from_zero: false, reach: Vec::new(), ticks: Vec::new(), cap: None }
+        AxisSpec {
+            title: title.into(),
+            log: false,
+            from_zero: false,
+            reach: Vec::new(),
+            ticks: Vec::new(),
+            names: Vec::new(),
+            cap: None,
+        }
     }
 
     pub(crate) fn log(title: impl Into<String>) -> AxisSpec {
-        AxisSpec { title: title.into(), log: true, from_zero: false, reach: Vec::new(), ticks: Vec::new(), cap: None }
+        AxisSpec { log: true, ..AxisSpec::linear(title) }
+    }
+
+    /// Things side by side, in the middle of a place each.
+    pub(crate) fn of_names(title: impl Into<String>, names: Vec<String>) -> AxisSpec {
+        let reach = vec![-0.5, names.len() as f64 - 0.5];
+        AxisSpec { reach, names, ..AxisSpec::linear(title) }
     }
 
     pub(crate) fn with_zero(mut self) -> AxisSpec {
@@ -118,6 +134,13 @@ impl Axis {
             place
         });
         Axis { log: true, lo, hi, ticks, zero }
+    }
+
+    /// Gives the places of names their names as ticks.
+    pub(crate) fn name(&mut self, names: &[String], shorten: impl Fn(&str) -> String) {
+        if !names.is_empty() {
+            self.ticks = names.iter().enumerate().map(|(i, name)| (i as f64, shorten(name))).collect();
+        }
     }
 
     /// Where a value goes, and whether it had to be moved to the upper edge.

@@ -3,6 +3,9 @@
 //! The backend only takes whole coordinates, so everything is drawn [`SCALE`] times too large and the view box brings it back:
 //! positions and line widths are then good to a quarter of a pixel.
 
+use std::cell::RefCell;
+use std::fmt::Write as _;
+
 use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
@@ -101,6 +104,8 @@ pub(crate) fn fit(text: &str, size: f64, width: f64) -> String {
 
 pub(crate) struct Canvas<'a> {
     root: Area<'a>,
+    /// Boxes with what is told where the pointer rests on them, as SVG.
+    hints: RefCell<String>,
 }
 
 pub(crate) type Drawn<T = ()> = Result<T, String>;
@@ -108,13 +113,15 @@ pub(crate) type Drawn<T = ()> = Result<T, String>;
 /// Runs `draw` on a surface of `width` x `height` pixels and returns the SVG.
 pub(crate) fn paint(width: f64, height: f64, draw: impl FnOnce(&Canvas<'_>) -> Drawn) -> Drawn<String> {
     let mut svg = String::new();
+    let hints;
     let (w, h) = (units(width).max(1) as u32, units(height).max(1) as u32);
     {
         let root = SVGBackend::with_string(&mut svg, (w, h)).into_drawing_area();
         root.fill(&palette::PAPER.rgb()).map_err(|e| e.to_string())?;
-        let canvas = Canvas { root };
+        let canvas = Canvas { root, hints: RefCell::default() };
         draw(&canvas)?;
         canvas.root.present().map_err(|e| e.to_string())?;
+        hints = canvas.hints.into_inner();
     }
     // The backend knows neither a size apart from the view box nor dashes; texts cannot hold a quote, so nothing from
     // outside can look like these attributes.
@@ -130,6 +137,8 @@ pub(crate) fn paint(width: f64, height: f64, draw: impl FnOnce(&Canvas<'_>) -> D
             &format!("stroke-width=\"{}\" stroke-dasharray=\"{pattern}\"", units(dash.width())),
         );
     }
+    let end = svg.rfind("</svg>").unwrap_or(svg.len());
+    svg.insert_str(end, &hints);
     Ok(svg)
 }
 
@@ -181,6 +190,30 @@ impl<'a> Canvas<'a> {
 
     pub(crate) fn bar(&self, r: Rect, colour: Colour) -> Drawn {
         self.draw(&Rectangle::new([at(r.x0, r.y0), at(r.x1, r.y1)], colour.rgb().filled()))
+    }
+
+    /// An outline; nothing inside it.
+    pub(crate) fn frame(&self, r: Rect, colour: Colour, width: f64) -> Drawn {
+        self.line(&[(r.x0, r.y0), (r.x1, r.y0), (r.x1, r.y1), (r.x0, r.y1), (r.x0, r.y0)], colour, width)
+    }
+
+    pub(crate) fn polygon(&self, corners: &[(f64, f64)], colour: Colour) -> Drawn {
+        let path: Vec<_> = corners.iter().map(|&(x, y)| at(x, y)).collect();
+        self.draw(&Polygon::new(path, colour.rgb().filled()))
+    }
+
+    /// A text that shows while the pointer rests on a box: for what is too long to be drawn.
+    pub(crate) fn hint(&self, r: Rect, text: &str) {
+        // The backend has no such element. Writing to a String cannot fail.
+        let _ = writeln!(
+            self.hints.borrow_mut(),
+            "<g><title>{}</title><rect x=\"{}\" y=\"{}\" width=\"{}\" height=\"{}\" fill=\"none\" pointer-events=\"all\"/></g>",
+            escape::html(&escape::clean(text)),
+            units(r.x0),
+            units(r.y0),
+            units(r.x1 - r.x0).max(0),
+            units(r.y1 - r.y0).max(0),
+        );
     }
 
     /// A translucent polygon.

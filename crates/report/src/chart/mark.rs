@@ -23,9 +23,9 @@ impl Shape {
     pub(crate) fn of_family(family: &str) -> Shape {
         match family {
             "sae" => Shape::Circle,
-            "pca" => Shape::Square,
+            "pca" | "none" => Shape::Square,
             "ica" => Shape::Triangle,
-            "nmf" => Shape::Diamond,
+            "nmf" | "leace" => Shape::Diamond,
             "identity" => Shape::Plus,
             "random" => Shape::Cross,
             _ => Shape::Wedge,

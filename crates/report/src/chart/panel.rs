@@ -10,18 +10,26 @@ use super::{SMALL, TEXT, WIDTH};
 use crate::number;
 use crate::palette::{self, INK, MUTED};
 
-/// A measured point, perhaps with an interval of its `y`.
+/// A measured point, perhaps with an interval of its `y`, perhaps with one of its `x`.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(crate) struct Point {
     pub(crate) x: f64,
     pub(crate) y: f64,
     pub(crate) y_low: Option<f64>,
     pub(crate) y_high: Option<f64>,
+    pub(crate) x_ends: Option<(f64, f64)>,
+}
+
+impl Point {
+    pub(crate) fn new(x: f64, y: f64, y_low: Option<f64>, y_high: Option<f64>) -> Point {
+        Point { x, y, y_low, y_high, x_ends: None }
+    }
 }
 
 /// Points that share a look and an entry in the legend.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Series {
+    /// Empty: not in the legend.
     pub(crate) label: String,
     pub(crate) style: Style,
     /// Each inner list is joined by a line (several where only the seed differs).
@@ -77,7 +85,7 @@ pub(crate) fn draw_grid(panels: &[Panel], columns: usize, height: f64) -> Drawn<
                 line: series.lines.iter().any(|l| l.len() > 1),
                 marker: series.markers,
             };
-            let named = series.direct && label.is_some();
+            let named = series.label.is_empty() || (series.direct && label.is_some());
             if !named && !entries.contains(&entry) {
                 entries.push(entry);
             }
@@ -124,7 +132,10 @@ impl Label {
 impl<'p> Fitted<'p> {
     fn new(panel: &'p Panel, plot: Rect) -> Fitted<'p> {
         let points = || panel.series.iter().flat_map(|s| s.lines.iter().flatten());
-        let x = Axis::fit(&panel.x, points().map(|p| p.x), ((plot.x1 - plot.x0) / 75.0) as usize);
+        let xs = points().flat_map(|p| [Some(p.x), p.x_ends.map(|ends| ends.0), p.x_ends.map(|ends| ends.1)]).flatten();
+        let mut x = Axis::fit(&panel.x, xs, ((plot.x1 - plot.x0) / 75.0).max(4.0) as usize);
+        let room = (plot.x1 - plot.x0) / panel.x.names.len().max(1) as f64 - 8.0;
+        x.name(&panel.x.names, |name| fit(name, SMALL, room));
         let ys = points().flat_map(|p| [Some(p.y), p.y_low, p.y_high]).flatten();
         let y =
             Axis::fit(&panel.y, ys.chain(panel.references.iter().map(|r| r.value)), (plot.y1 - plot.y0) as usize / 38);
@@ -143,6 +154,13 @@ impl<'p> Fitted<'p> {
         line.iter().map(|p| self.pixel(p.x, p.y)).collect()
     }
 
+    /// Where the intervals of a series are drawn.
+    fn whiskers(&self, series: &Series) -> Vec<Rect> {
+        let points = series.lines.iter().flatten();
+        let upright = points.filter_map(|p| Some((self.pixel(p.x, p.y_low?), self.pixel(p.x, p.y_high?))));
+        upright.map(|(low, high)| Rect { x0: low.0 - 3.0, y0: high.1, x1: low.0 + 3.0, y1: low.1 }).collect()
+    }
+
     /// Finds room for the direct labels: the first place around the point that touches nothing.
     fn place_labels(&mut self) {
         let mut taken: Vec<Rect> = Vec::new();
@@ -153,8 +171,9 @@ impl<'p> Fitted<'p> {
                 taken.extend(path.windows(2).flat_map(|ends| along(ends[0], ends[1])));
             }
         }
+        let whiskers: Vec<Rect> = self.panel.series.iter().filter(|s| !s.band).flat_map(|s| self.whiskers(s)).collect();
         for reference in &self.panel.references {
-            let label = self.reference_label(reference, &taken);
+            let label = self.reference_label(reference, &[&taken[..], &whiskers].concat());
             let (_, y) = self.pixel(1.0, reference.value);
             taken.extend([label.rect(), Rect { x0: self.plot.x0, y0: y - 1.0, x1: self.plot.x1, y1: y + 1.0 }]);
             self.references.push(label);
@@ -287,6 +306,14 @@ impl<'p> Fitted<'p> {
                 canvas.line(&[(x, y0), (x, y1)], series.style.colour, 1.0)?;
                 for y in [y0, y1] {
                     canvas.line(&[(x - 3.0, y), (x + 3.0, y)], series.style.colour, 1.0)?;
+                }
+            }
+            if let Some((low, high)) = p.x_ends {
+                let (x0, y) = self.pixel(low, p.y);
+                let (x1, _) = self.pixel(high, p.y);
+                canvas.line(&[(x0, y), (x1, y)], series.style.colour, 1.0)?;
+                for x in [x0, x1] {
+                    canvas.line(&[(x, y - 3.0), (x, y + 3.0)], series.style.colour, 1.0)?;
                 }
             }
         }

@@ -75,7 +75,7 @@ pub(super) fn against_l0(rows: &[&ResultRow], l0_rows: &[&ResultRow], metric: &s
         };
         let Some(l0) = l0_rows.iter().find(same) else { continue };
         let setting = Setting::parse(&row.setting);
-        let point = Point { x: l0.value, y: row.value, y_low: row.ci_low, y_high: row.ci_high };
+        let point = Point::new(l0.value, row.value, row.ci_low, row.ci_high);
         found.push((row.method.clone(), setting.without(&SWEPT).without(&["seed"]), setting, point));
     }
     let mut groups = Groups::default();

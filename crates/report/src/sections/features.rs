@@ -33,7 +33,7 @@ pub(super) fn browser(section: &mut Section, experiment: &str, features: &[&Feat
     let shelves = shelves(features);
     let per = (MOST / shelves.len()).clamp(1, PER_DICTIONARY);
     let id = format!("features-{}", slug(experiment));
-    let title = if experiment == "ioi" {
+    let title = if ["ioi", "task"].contains(&experiment) {
         "What the chosen features are active on"
     } else {
         "Features, and text they are active on"

@@ -179,7 +179,7 @@ fn by_length(
                     let setting = Setting::parse(&row.setting);
                     let (Some(length), None) = (setting.number(key), setting.get("control")) else { continue };
                     let dictionary = Dictionary::of(row, &MEASURED);
-                    let point = Point { x: length, y: row.value, y_low: row.ci_low, y_high: row.ci_high };
+                    let point = Point::new(length, row.value, row.ci_low, row.ci_high);
                     let style = looks.style(&dictionary);
                     groups.add(&dictionary.method, dictionary.setting, &setting, style, point);
                 }
@@ -228,7 +228,7 @@ fn against_kurtosis(section: &mut Section, hook: &str, examples: &[&FeatureExamp
         .filter_map(|f| {
             let dictionary = Dictionary { method: f.method.clone(), setting: Setting::parse(&f.setting) };
             let x = f.kurtosis.filter(|k| *k > 0.0)?;
-            Some((dictionary, Point { x, y: f.score?, y_low: None, y_high: None }))
+            Some((dictionary, Point::new(x, f.score?, None, None)))
         })
         .collect();
     if points.len() < FEWEST_POINTS {

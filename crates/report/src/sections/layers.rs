@@ -36,7 +36,7 @@ pub(super) fn panel(
             continue;
         }
         layers.push(layer);
-        let point = Point { x: f64::from(layer), y: row.value, y_low: row.ci_low, y_high: row.ci_high };
+        let point = Point::new(f64::from(layer), row.value, row.ci_low, row.ci_high);
         let style = looks.style(dictionary);
         groups.add(&dictionary.method, dictionary.setting.clone(), &Setting::default(), style, point);
     }
@@ -44,7 +44,8 @@ pub(super) fn panel(
     layers.dedup();
     let gap = layers.windows(2).map(|pair| pair[1] - pair[0]).min()?;
     let mut series = groups.into_series(false);
-    set_apart(&mut series, f64::from(gap));
+    let step = (SPREAD / series.len() as f64).min(0.03) * f64::from(gap);
+    set_apart(&mut series, step);
     Some(Panel {
         title: title.to_owned(),
         x: AxisSpec::linear("layer").with_ticks(layers.into_iter().map(f64::from).collect()),
@@ -54,10 +55,9 @@ pub(super) fn panel(
     })
 }
 
-/// Moves the points of one layer beside each other: dictionaries of equal scores would hide each other, and their whiskers.
-fn set_apart(series: &mut [Series], gap: f64) {
+/// Moves the points of one place beside each other: dictionaries of equal scores would hide each other, and their whiskers.
+pub(super) fn set_apart(series: &mut [Series], step: f64) {
     let middle = (series.len() as f64 - 1.0) / 2.0;
-    let step = (SPREAD / series.len() as f64).min(0.03) * gap;
     for (i, one) in series.iter_mut().enumerate() {
         one.lines.iter_mut().flatten().for_each(|p| p.x += (i as f64 - middle) * step);
     }

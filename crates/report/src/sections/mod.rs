@@ -1,8 +1,12 @@
 //! Sections of the page, one function per experiment. An experiment nobody wrote a section for gets a table.
 
+mod attribution;
 mod autointerp;
+mod case_study;
+mod circuit;
 mod claims;
 mod dictionary;
+mod erasure;
 mod features;
 pub(crate) mod fidelity;
 mod generic;
@@ -15,6 +19,7 @@ mod planted_grid;
 mod properties;
 mod splice;
 mod sweep;
+mod task;
 mod training;
 
 use std::cmp::Ordering;
@@ -25,14 +30,14 @@ use crate::escape::{html, slug};
 use crate::number;
 use crate::palette;
 use crate::row::{ResultRow, Setting, natural_order};
-use crate::{FeatureExample, Provenance, ReportError};
+use crate::{CaseStudy, Circuit, Extras, FeatureExample, Provenance, ReportError};
 
 /// What a section may look at.
 pub(crate) struct Context<'r> {
     /// All rows of the run, in the order of the file.
     pub(crate) rows: &'r [ResultRow],
-    /// Features to show, in the order given.
-    pub(crate) features: &'r [FeatureExample],
+    /// Features, circuits and case studies, in the order given.
+    pub(crate) extras: Extras<'r>,
     pub(crate) provenance: &'r Provenance,
 }
 
@@ -42,7 +47,23 @@ impl<'r> Context<'r> {
     }
 
     pub(crate) fn features_of(&self, experiment: &str) -> Vec<&'r FeatureExample> {
-        self.features.iter().filter(|f| f.experiment == experiment).collect()
+        self.extras.features.iter().filter(|f| f.experiment == experiment).collect()
+    }
+
+    pub(crate) fn circuits_of(&self, experiment: &str) -> &'r [Circuit] {
+        if experiment == "circuit" { self.extras.circuits } else { &[] }
+    }
+
+    pub(crate) fn case_studies_of(&self, experiment: &str) -> &'r [CaseStudy] {
+        if experiment == "case-study" { self.extras.case_studies } else { &[] }
+    }
+
+    /// Whether there is anything to show of an experiment.
+    pub(crate) fn has(&self, experiment: &str) -> bool {
+        self.rows.iter().any(|r| r.experiment == experiment)
+            || self.extras.features.iter().any(|f| f.experiment == experiment)
+            || !self.circuits_of(experiment).is_empty()
+            || !self.case_studies_of(experiment).is_empty()
     }
 }
 
@@ -74,10 +95,15 @@ impl Section {
     }
 
     fn hook_heading(&mut self, hook: &str) {
+        self.hook_heading_of("h3", hook);
+    }
+
+    /// The heading of a hook point below another heading: `tag` is `h3` or `h4`.
+    fn hook_heading_of(&mut self, tag: &str, hook: &str) {
         if !hook.is_empty() {
             let words =
                 number::hook_in_words(hook).map(|w| format!(" <small>{}</small>", html(&w))).unwrap_or_default();
-            let _ = writeln!(self.html, "<h3><code>{}</code>{words}</h3>", html(hook));
+            let _ = writeln!(self.html, "<{tag}><code>{}</code>{words}</{tag}>", html(hook));
         }
     }
 
@@ -102,7 +128,7 @@ impl Section {
 type Build = fn(&Context<'_>, &[&ResultRow]) -> Result<Section, ReportError>;
 
 /// The experiments that have a section of their own, in the order of the page.
-pub(crate) const KNOWN: [(&str, &str, Build); 13] = [
+pub(crate) const KNOWN: [(&str, &str, Build); 18] = [
     ("claims", "Did the claims of the paper hold here?", claims::section),
     ("dictionary", "Dictionaries: reconstruction against sparsity", dictionary::section),
     ("training", "Training curves", training::section),
@@ -112,6 +138,11 @@ pub(crate) const KNOWN: [(&str, &str, Build); 13] = [
     ("interp", "Interpretability scores", interp::section),
     ("autointerp", "Explanations by a language model, scored several ways", autointerp::section),
     ("ioi", "Indirect objects: which features carry a behaviour", ioi::section),
+    ("task", "Other causal tasks", task::section),
+    ("attribution", "Attribution patching", attribution::section),
+    ("circuit", "Circuits", circuit::section),
+    ("case-study", "Case studies", case_study::section),
+    ("erasure", "Erasing a concept", erasure::section),
     ("properties", "Known properties of the text", properties::section),
     ("planted", "Planted features", planted::section),
     ("planted-grid", "Planted features, as in the paper's code", planted_grid::section),
@@ -129,7 +160,7 @@ pub(crate) fn build(context: &Context<'_>, experiment: &str) -> Result<Section, 
 
 /// Sparse autoencoders first, then the baselines by family, random last.
 pub(crate) fn method_order(a: &str, b: &str) -> Ordering {
-    const FAMILIES: [&str; 7] = ["model", "sae", "pca", "ica", "nmf", "identity", "random"];
+    const FAMILIES: [&str; 8] = ["model", "none", "sae", "pca", "ica", "nmf", "identity", "random"];
     let place = |m: &str| FAMILIES.iter().position(|f| *f == palette::family(m)).unwrap_or(FAMILIES.len() - 1);
     place(a).cmp(&place(b)).then_with(|| natural_order(a, b))
 }

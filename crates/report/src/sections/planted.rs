@@ -70,7 +70,7 @@ fn panel(rows: &[&ResultRow], metric: &str, y: AxisSpec) -> Panel {
             references.push(Reference { label, value: row.value });
             continue;
         };
-        let point = Point { x: alpha, y: row.value, y_low: row.ci_low, y_high: row.ci_high };
+        let point = Point::new(alpha, row.value, row.ci_low, row.ci_high);
         let style = style_of(&row.method, rest.get("ratio"), &sizes, &saes);
         groups.add(&row.method, rest, &setting, style, point);
     }

@@ -100,7 +100,7 @@ fn alive(context: &Context<'_>, section: &mut Section, hook: &str, rows: &[&Resu
         let same = |r: &&&ResultRow| r.metric == "n_latents" && r.method == row.method && r.setting == row.setting;
         let Some(all) = rows.iter().find(same) else { continue };
         let setting = Setting::parse(&row.setting).without(&["ratio", "seed"]);
-        let point = Point { x: all.value, y: row.value, y_low: None, y_high: None };
+        let point = Point::new(all.value, row.value, None, None);
         alphas.extend(setting.number("alpha"));
         match lines.iter_mut().find(|(method, of, _)| *method == row.method && *of == setting) {
             Some((_, _, line)) => line.push(point),
@@ -157,7 +157,7 @@ fn layers(section: &mut Section, rows: &[&ResultRow]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Provenance;
+    use crate::{Extras, Provenance};
 
     fn row(setting: String, metric: &str, value: f64) -> ResultRow {
         ResultRow {
@@ -193,7 +193,7 @@ mod tests {
             }
         }
         let provenance = Provenance::default();
-        let context = Context { rows: &rows, features: &[], provenance: &provenance };
+        let context = Context { rows: &rows, extras: Extras::default(), provenance: &provenance };
         let built = section(&context, &rows.iter().collect::<Vec<_>>()).unwrap();
         let svg = |name: &str| {
             let name = format!("sweep-{name}-blocks.3.hook-resid-post");

@@ -111,8 +111,7 @@ fn curves(
             .iter()
             .filter_map(|(run, curves)| {
                 let line = curves.get(metric)?;
-                let line =
-                    line.iter().map(|&(x, r)| Point { x, y: r.value, y_low: None, y_high: None }).collect::<Vec<_>>();
+                let line = line.iter().map(|&(x, r)| Point::new(x, r.value, None, None)).collect::<Vec<_>>();
                 let single = line.len() == 1;
                 Some(Series {
                     label: label_of(&run.0, &run.1),

@@ -3,7 +3,7 @@
 // Each test binary uses a part of it.
 #![allow(dead_code)]
 
-use monosem_report::{NodeInfo, Provenance, Rendered, ResultRow};
+use monosem_report::{Extras, FeatureExample, NodeInfo, Provenance, Rendered, ResultRow};
 
 pub(crate) const HOSTILE: &str =
     "</script><script>alert(1)</script><img src=x onerror='alert(2)'>\"'`&lt;\u{202e}\0]]>";
@@ -21,6 +21,10 @@ pub(crate) fn row(experiment: &str, method: &str, hook: &str, setting: &str, met
         n: 20_000,
         unit: "fraction".into(),
     }
+}
+
+pub(crate) fn with(features: &[FeatureExample]) -> Extras<'_> {
+    Extras { features, ..Extras::default() }
 }
 
 pub(crate) fn provenance() -> Provenance {

@@ -1,10 +1,13 @@
 //! Writes a report of MADE-UP numbers, to look at the page without running anything:
 //! `cargo run -p monosem-report --example demo -- FOLDER`.
 
+mod causal;
+
 use std::path::Path;
 
 use monosem_report::{
-    FeatureExample, Fragment, NodeInfo, Provenance, ResultRow, render, write_features, write_results,
+    Extras, FeatureExample, Fragment, NodeInfo, Provenance, ResultRow, render, write_case_studies, write_circuits,
+    write_features, write_results,
 };
 
 const HOOKS: [&str; 2] = ["blocks.9.hook_resid_post", "blocks.17.hook_resid_post"];
@@ -341,32 +344,6 @@ fn explanations(rows: &mut Rows) {
     }
 }
 
-fn indirect_objects(rows: &mut Rows) {
-    rows.add("ioi", "model", "", "prompts=report", "ioi_accuracy", 0.98, 0.02, 50);
-    rows.add("ioi", "model", "", "prompts=report", "logit_diff", 4.1, 0.3, 50);
-    for (method, setting, _, half) in DICTIONARIES.iter().filter(|d| d.0 != "pca-oriented") {
-        for prompts in ["choose", "report"] {
-            let measured = format!("prompts={prompts},seed=0");
-            for step in 0..=40 {
-                let (threshold, count) = match step {
-                    0 => ("all".to_owned(), 2000.0),
-                    40 => ("none".to_owned(), 0.0),
-                    i => (format!("{:.3e}", 10f64.powf(f64::from(i) / 8.0 - 5.0)), (2000.0 * 0.82f64.powi(i)).round()),
-                };
-                let s = joined(&[setting, &measured, &format!("threshold={threshold}")]);
-                let kl = 0.25 + 2.9 / (1.0 + (count / half).powf(0.9));
-                rows.add("ioi", method, HOOKS[1], &s, "patched_features", count, 0.0, 50);
-                rows.add("ioi", method, HOOKS[1], &s, "kl", kl, 0.12 * kl, 50);
-                rows.add("ioi", method, HOOKS[1], &s, "logit_diff", 3.0 - 2.0 * kl, 0.4, 50);
-                rows.add("ioi", method, HOOKS[1], &s, "edit_norm", (count * half).sqrt() / 60.0, 0.05, 50);
-            }
-            let s = joined(&[setting, &measured]);
-            rows.add("ioi", method, HOOKS[1], &s, "features_for_half_kl", *half, 0.2 * half, 50);
-            rows.add("ioi", method, HOOKS[1], &s, "kl_auc", 0.3 + half / 1000.0, 0.02, 50);
-        }
-    }
-}
-
 fn properties(rows: &mut Rows) {
     for (i, property) in ["inside_quote", "after_name", "indirect_object_slot", "plural_subject"].iter().enumerate() {
         for (j, (method, setting, score, _)) in DICTIONARIES.iter().enumerate() {
@@ -489,7 +466,9 @@ fn provenance() -> Provenance {
             node("decompose", 96.3, false, &["capture"], &[]),
             node("evaluate", 74.0, false, &["train-blocks.9", "train-blocks.17", "decompose"], &["dictionary", "splice"]),
             node("interpret", 120.5, false, &["evaluate"], &["interp"]),
-            node("ioi", 340.0, false, &["evaluate"], &["ioi"]),
+            node("ioi", 340.0, false, &["evaluate"], &["ioi", "task", "attribution"]),
+            node("circuit", 210.0, false, &["evaluate"], &["circuit", "case-study"]),
+            node("erase", 65.0, false, &["evaluate"], &["erasure"]),
             node("planted", 55.5, false, &[], &["planted"]),
             node("report", 0.4, false, &["results.json"], &[]),
         ],
@@ -510,13 +489,22 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     planted(&mut rows);
     interpretability(&mut rows);
     explanations(&mut rows);
-    indirect_objects(&mut rows);
+    causal::behaviours(&mut rows);
+    causal::attribution(&mut rows);
+    let circuits = causal::circuits(&mut rows);
+    let case_studies = causal::case_studies(&mut rows);
+    causal::erasure(&mut rows);
     properties(&mut rows);
     rows.add("tomorrow", "sae-tied", HOOKS[0], "ratio=2", "novelty", 0.42, 0.05, 50);
-    let rendered = render(&rows.0, &features(), &provenance())?;
-    rendered.write(Path::new(&folder))?;
-    write_results(&Path::new(&folder).join("results.json"), &rows.0)?;
-    write_features(&Path::new(&folder).join("features.json"), &features())?;
+    let folder = Path::new(&folder);
+    let features = features();
+    let extras = Extras { features: &features, circuits: &circuits, case_studies: &case_studies };
+    let rendered = render(&rows.0, extras, &provenance())?;
+    rendered.write(folder)?;
+    write_results(&folder.join("results.json"), &rows.0)?;
+    write_features(&folder.join("features.json"), &features)?;
+    write_circuits(&folder.join("circuits.json"), &circuits)?;
+    write_case_studies(&folder.join("case-studies.json"), &case_studies)?;
     println!("{} figures, {} KiB of HTML", rendered.figures.len(), rendered.html.len() / 1024);
     Ok(())
 }
