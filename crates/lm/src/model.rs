@@ -77,8 +77,8 @@ pub struct LoadOptions {
     /// `d_model`, as TransformerLens does. The logits stay the same where LayerNorm subtracts the mean anyway, the residual stream gets
     /// mean zero. An error for models with RMSNorm. Default: false.
     pub center_writing_weights: bool,
-    /// What the maps of the blocks are computed in. Everything else (attention, normalisation, the residual stream, the unembedding) is `f32`. Default:
-    /// `f32`.
+    /// What the maps of the blocks are computed in. Everything else (attention, normalisation, the residual stream, the unembedding) is `f32`, and so are
+    /// the weights that a backward pass multiplies by. Default: `f32`.
     #[serde(default)]
     pub precision: Precision,
 }

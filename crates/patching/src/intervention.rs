@@ -1,4 +1,5 @@
 use std::collections::HashSet;
+use std::ops::ControlFlow;
 
 use monosem_dictionary::Dictionary;
 use monosem_hooks::{HookPoint, HookedModel};
@@ -153,6 +154,30 @@ impl<'a> Steering<'a> {
             text.push(most_probable(self.logits(&text, steered)?.view()));
         }
         Ok(text.split_off(tokens.len()))
+    }
+
+    /// The activations `[position, width]` of a text at a hook point, with the interventions up to it or without.
+    ///
+    /// # Errors
+    /// As [`Self::steer`], or if the model has no such hook point.
+    pub fn activations(&self, tokens: &[u32], at: HookPoint, steered: bool) -> Result<Array2<f32>, PatchingError> {
+        check_tokens(self.model, tokens)?;
+        let width = self.model.width(at.site).filter(|_| at.layer < self.model.n_layers());
+        if width.is_none() {
+            return Err(PatchingError::NoHookPoint { hook: at, n_layers: self.model.n_layers() });
+        }
+        let mut found = None;
+        let _ = self.model.forward(aview1(tokens).insert_axis(ndarray::Axis(0)), &mut |point, mut activations| {
+            if steered {
+                self.apply(point, activations.view_mut());
+            }
+            if point != at {
+                return ControlFlow::Continue(());
+            }
+            found = Some(activations.index_axis(ndarray::Axis(0), 0).to_owned());
+            ControlFlow::Break(())
+        });
+        Ok(found.expect("a pass visits every hook point whose site the model has"))
     }
 
     fn logits(&self, tokens: &[u32], steered: bool) -> Result<Array1<f32>, PatchingError> {

@@ -17,8 +17,11 @@ use crate::pass::{Before, Buffers, Pass, Plan, Rows, Shape};
 use crate::product::{Into, Matrix, product};
 use crate::{Config, LanguageModel};
 
-/// The gradient is with respect to the activations that a forward pass in the model's precision gives. With maps in bf16 the products of the
-/// walk back are of the weights in `f32`: the derivative of the maps before their rounding, which has none.
+/// The gradient is taken at the activations that a forward pass in the model's precision gives. Where its maps are in bf16, the walk back multiplies
+/// by their weights in `f32` all the same: rounding is passed over, for its own derivative is zero almost everywhere.
+///
+/// The residual streams at the entries of attention and MLP are kept for all blocks that are passed, two arrays of the size of the stream per block (one with
+/// a parallel residual); everything else in a block is computed again.
 impl DifferentiableModel for LanguageModel {
     fn backward(
         &self,

@@ -7,6 +7,7 @@ mod anchors;
 mod autointerp;
 mod baselines;
 mod capture;
+mod circuit;
 mod corpus;
 mod curve;
 mod fetch;
@@ -45,6 +46,9 @@ pub const ROWS: &str = "rows.json";
 
 /// The file in which a node leaves features to be looked at.
 pub const FEATURES: &str = "features.json";
+
+/// The file in which a node leaves circuits to be drawn.
+pub const CIRCUITS: &str = "circuits.json";
 
 /// The graph of `profile`. Nodes fetch through `assets`.
 #[must_use]
@@ -86,6 +90,7 @@ fn of_language<'a>(language: &'a Language, assets: &'a Assets) -> Vec<Node<'a>> 
         }
     }
     nodes.extend(ioi::nodes(language, assets));
+    nodes.extend(language.circuits.iter().map(|circuits| circuit::node(language, circuits, assets)));
     nodes
 }
 

@@ -1,7 +1,7 @@
 //! What is asked of features by changing them: causal tasks, circuits, case studies, erasure.
 
 use anyhow::{Context as _, Result, bail, ensure};
-use monosem_hooks::HookPoint;
+use monosem_hooks::{HookPoint, Site};
 use serde::{Deserialize, Serialize};
 
 use super::claims::distinct;
@@ -166,4 +166,71 @@ impl Ioi {
 pub(crate) fn thresholds(n: usize, low: f64, high: f64) -> Vec<f64> {
     let step = (high / low).ln() / (n.max(2) - 1) as f64;
     (0..n).map(|i| low * (step * i as f64).exp()).collect()
+}
+
+/// Features of the last of several dictionaries traced back through the earlier ones.
+///
+/// What is left out is as in the paper: three edges a node, none below 1 %, every active feature ablated.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Circuits {
+    /// The residual stream after two blocks or more, ascending; each is also a hook point of `capture.hooks`.
+    pub hooks: Vec<HookPoint>,
+    /// The ratio of the autoencoders.
+    pub ratio: f64,
+    /// Their alpha.
+    pub alpha: f32,
+    /// Features of the last autoencoder to begin from.
+    #[serde(default)]
+    pub targets: Vec<usize>,
+    /// So many more, those with the largest skew.
+    #[serde(default)]
+    pub automatic: usize,
+    /// Texts over which effects on a feature are means: those where it is most active, each from another context.
+    #[serde(default = "sixteen")]
+    pub occurrences: usize,
+    /// Edges kept into a node.
+    #[serde(default = "three")]
+    pub edges_per_node: usize,
+    /// The least effect of an edge, a share of the later feature's activation.
+    #[serde(default = "one_percent")]
+    pub least_effect: f64,
+    /// Ablate only so many features for each node, those to which gradients attribute most; 0 for every active one.
+    #[serde(default)]
+    pub max_ablations: usize,
+}
+
+fn sixteen() -> usize {
+    16
+}
+
+fn three() -> usize {
+    3
+}
+
+fn one_percent() -> f64 {
+    0.01
+}
+
+impl Circuits {
+    /// Checks the settings, against the hook points that are captured and the ratios and alphas that are trained.
+    pub(super) fn validate(&self, captured: &[HookPoint], cases: &[(f64, f32)]) -> Result<()> {
+        let section = "language.circuits";
+        distinct(&format!("{section}.targets"), &self.targets)?;
+        if let Some(hook) = self.hooks.iter().find(|hook| !captured.contains(hook)) {
+            bail!("{section}.hooks has {hook}, which is not among language.capture.hooks");
+        }
+        let ascending = self.hooks.is_sorted_by(|a, b| a.layer < b.layer);
+        if self.hooks.len() < 2 || !ascending || self.hooks.iter().any(|hook| hook.site != Site::ResidPost) {
+            bail!("{section}.hooks: expected hook_resid_post of two layers or more, ascending");
+        }
+        if !cases.contains(&(self.ratio, self.alpha)) {
+            bail!("{section}: no autoencoder of ratio {} and alpha {} is trained", self.ratio, self.alpha);
+        }
+        ensure!(!self.targets.is_empty() || self.automatic > 0, "{section}: name targets, or say how many automatic ones");
+        ensure!(self.occurrences > 0 && self.edges_per_node > 0, "{section}: occurrences and edges_per_node must be at least 1");
+        let least = self.least_effect;
+        ensure!(least >= 0.0 && least.is_finite(), "{section}.least_effect = {least}: expected a share");
+        Ok(())
+    }
 }

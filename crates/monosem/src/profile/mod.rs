@@ -18,7 +18,7 @@ mod layers;
 mod planted;
 mod sweep;
 
-pub use causal::Ioi;
+pub use causal::{Circuits, Ioi};
 pub(crate) use causal::thresholds;
 use claims::distinct;
 pub use claims::{Asked, Interp, Properties, RandomModel};
@@ -85,6 +85,8 @@ pub struct Language {
     /// Causes of other behaviour, each as `[language.ioi]` with another task.
     #[serde(default)]
     pub tasks: Vec<Ioi>,
+    /// What features are made of earlier ones.
+    pub circuits: Option<Circuits>,
     /// Known properties of the toy language, told by single latents.
     pub properties: Option<Properties>,
 }
@@ -345,6 +347,12 @@ impl Language {
         distinct("language.tasks", &tasks)?;
         for task in &self.tasks {
             task.validate("language.tasks", &self.capture.hooks, &cases)?;
+        }
+        if let Some(circuits) = &self.circuits {
+            if self.corpus.interpretation == 0.0 {
+                bail!("language.corpus.interpretation = 0: [language.circuits] needs a share of the text");
+            }
+            circuits.validate(&self.capture.hooks, &cases)?;
         }
         if let Some(properties) = &self.properties {
             properties.validate()?;
