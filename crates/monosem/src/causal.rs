@@ -15,15 +15,17 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 /// The tasks that come with the program, by name.
-const TASKS: [(&str, &str); 9] = [
+const TASKS: [(&str, &str); 11] = [
     ("english", include_str!("../ioi/templates.toml")),
     ("toy", include_str!("../ioi/toy-familiar.toml")),
     ("toy-held-out", include_str!("../ioi/toy.toml")),
     ("pronoun", include_str!("../tasks/pronoun.toml")),
+    ("gender", include_str!("../tasks/gender.toml")),
     ("agreement", include_str!("../tasks/agreement.toml")),
     ("greater-than", include_str!("../tasks/greater-than.toml")),
     ("closing", include_str!("../tasks/closing.toml")),
     ("toy-pronoun", include_str!("../tasks/toy-pronoun.toml")),
+    ("toy-gender", include_str!("../tasks/toy-gender.toml")),
     ("toy-agreement", include_str!("../tasks/toy-agreement.toml")),
 ];
 

@@ -50,8 +50,10 @@ pub(super) fn nodes<'a>(language: &'a Language, assets: &'a Assets) -> Vec<Node<
     let job = |name, split, share: f64, sweeps| Job { name, split, tokens: tokens * share, sweeps, random: None };
     let train = job(TRAIN, "train", 1.0 - held_out - interpretation, true);
     let mut jobs = vec![train, job(HELD_OUT, "held_out", held_out, true)];
-    if let Some(interp) = &language.interp {
+    if language.interp.is_some() || language.circuits.is_some() || language.case_studies.is_some() {
         jobs.push(job(INTERPRETATION, "interpretation", interpretation, false));
+    }
+    if let Some(interp) = &language.interp {
         if let Some(random) = &interp.random_model {
             let limits =
                 [(RANDOM_TRAIN, "train", random.tokens), (RANDOM_INTERPRETATION, "interpretation", usize::MAX)];

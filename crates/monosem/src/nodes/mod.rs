@@ -7,9 +7,11 @@ mod anchors;
 mod autointerp;
 mod baselines;
 mod capture;
+mod case_study;
 mod circuit;
 mod corpus;
 mod curve;
+mod erasure;
 mod fetch;
 mod grid;
 mod interp;
@@ -49,6 +51,9 @@ pub const FEATURES: &str = "features.json";
 
 /// The file in which a node leaves circuits to be drawn.
 pub const CIRCUITS: &str = "circuits.json";
+
+/// The file in which a node leaves case studies to be drawn.
+pub const CASE_STUDIES: &str = "case-studies.json";
 
 /// The graph of `profile`. Nodes fetch through `assets`.
 #[must_use]
@@ -91,6 +96,12 @@ fn of_language<'a>(language: &'a Language, assets: &'a Assets) -> Vec<Node<'a>> 
     }
     nodes.extend(ioi::nodes(language, assets));
     nodes.extend(language.circuits.iter().map(|circuits| circuit::node(language, circuits, assets)));
+    if let Some(studies) = &language.case_studies {
+        nodes.extend(studies.hooks.iter().map(|hook| case_study::node(language, studies, *hook, assets)));
+    }
+    if let Some(erasure) = &language.erasure {
+        nodes.extend(erasure.hooks.iter().map(|hook| erasure::node(language, erasure, *hook, assets)));
+    }
     nodes
 }
 
