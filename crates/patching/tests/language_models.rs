@@ -10,8 +10,8 @@ use monosem_dictionary::{Activation, Dictionary, LinearDictionary};
 use monosem_hooks::{HookPoint, HookedModel, Site};
 use monosem_lm::{LanguageModel, LoadOptions};
 use monosem_patching::{
-    Change, Circuit, CircuitConfig, CircuitLayer, Half, Intervention, Occurrence, Patching, PatchingConfig, SelectionConfig,
-    Steering, accuracy,
+    Change, Circuit, CircuitConfig, CircuitLayer, Half, Intervention, Occurrence, Patching, PatchingConfig,
+    SelectionConfig, Steering, accuracy,
 };
 
 fn model(name: &str) -> LanguageModel {
@@ -163,7 +163,11 @@ fn edges_of_a_circuit_are_what_ablation_does() {
                 expected.push((before - after) / before);
             }
         }
-        assert!(close(&circuit.edges[0].effects, &expected, 1e-3), "{name}: {:?} {expected:?}", circuit.edges[0].effects);
+        assert!(
+            close(&circuit.edges[0].effects, &expected, 1e-3),
+            "{name}: {:?} {expected:?}",
+            circuit.edges[0].effects
+        );
         let few = trace(&CircuitConfig { max_ablations: Some(2), ..CIRCUIT }, target).unwrap();
         assert_eq!(few.candidates.len(), 2);
         let strict = trace(&CircuitConfig { least_effect: 1e9, ..CIRCUIT }, target).unwrap();

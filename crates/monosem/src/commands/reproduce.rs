@@ -6,8 +6,8 @@ use anyhow::{Context as _, Result, bail};
 use monosem_assets::Assets;
 use monosem_graph::{Graph, NodeRecord, RunOptions, Store, Summary};
 use monosem_report::{
-    Extras, FeatureExample, NodeInfo, Provenance, ResultRow, read_features, read_results, render, write_features,
-    write_results,
+    CaseStudy, Circuit, Extras, FeatureExample, NodeInfo, Provenance, ResultRow, read_case_studies, read_circuits,
+    read_features, read_results, render, write_case_studies, write_circuits, write_features, write_results,
 };
 
 use super::graph::{of, print_plan};
@@ -107,6 +107,7 @@ fn write_report(graph: &Graph<'_>, store: &Store, loaded: &Loaded, root: &Path, 
     let mut rows: Vec<ResultRow> = Vec::new();
     let mut infos = Vec::new();
     let mut features: Vec<FeatureExample> = Vec::new();
+    let (mut circuits, mut case_studies): (Vec<Circuit>, Vec<CaseStudy>) = (Vec::new(), Vec::new());
     let mut missing = Vec::new();
     for (name, _) in graph.edges() {
         let Some(folder) = graph.node_dir(store, name) else {
@@ -119,6 +120,14 @@ fn write_report(graph: &Graph<'_>, store: &Store, loaded: &Loaded, root: &Path, 
         let file = folder.join(nodes::FEATURES);
         if file.is_file() {
             features.extend(read_features(&file)?);
+        }
+        let file = folder.join(nodes::CIRCUITS);
+        if file.is_file() {
+            circuits.extend(read_circuits(&file)?);
+        }
+        let file = folder.join(nodes::CASE_STUDIES);
+        if file.is_file() {
+            case_studies.extend(read_case_studies(&file)?);
         }
         let mut experiments: Vec<String> = own.iter().map(|row| row.experiment.clone()).collect();
         experiments.sort_unstable();
@@ -156,11 +165,13 @@ fn write_report(graph: &Graph<'_>, store: &Store, loaded: &Loaded, root: &Path, 
     let results = root.join(RESULTS);
     write_results(&results, &rows)?;
     write_features(&root.join(nodes::FEATURES), &features)?;
+    write_circuits(&root.join(nodes::CIRCUITS), &circuits)?;
+    write_case_studies(&root.join(nodes::CASE_STUDIES), &case_studies)?;
     let run = root.join(RUN);
     let text = serde_json::to_string_pretty(&provenance)? + "\n";
     std::fs::write(&run, text).with_context(|| format!("cannot write {}", run.display()))?;
     // From the file, not from memory: the page shows what the file holds.
-    let extras = Extras { features: &features, ..Extras::default() };
+    let extras = Extras { features: &features, circuits: &circuits, case_studies: &case_studies };
     render(&read_results(&results)?, extras, &provenance)?.write(root)?;
     Ok(root.join("report.html"))
 }

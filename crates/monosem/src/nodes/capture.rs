@@ -9,6 +9,7 @@ use monosem_activations::{CaptureConfig, SourceInfo, capture};
 use monosem_assets::Assets;
 use monosem_corpus::Contexts;
 use monosem_graph::{Ctx, Node};
+use monosem_hooks::HookPoint;
 use monosem_lm::Tokenizer;
 use ndarray::s;
 use serde_json::json;
@@ -32,8 +33,7 @@ struct Job {
     split: &'static str,
     /// Share of the text's tokens, for the estimate of time.
     tokens: f64,
-    /// Also at the hook points that only sweeps want.
-    sweeps: bool,
+    hooks: Vec<HookPoint>,
     random: Option<Random>,
 }
 
@@ -47,11 +47,11 @@ struct Random {
 pub(super) fn nodes<'a>(language: &'a Language, assets: &'a Assets) -> Vec<Node<'a>> {
     let tokens = language.corpus.max_tokens as f64;
     let (held_out, interpretation) = (language.corpus.held_out, language.corpus.interpretation);
-    let job = |name, split, share: f64, sweeps| Job { name, split, tokens: tokens * share, sweeps, random: None };
-    let train = job(TRAIN, "train", 1.0 - held_out - interpretation, true);
-    let mut jobs = vec![train, job(HELD_OUT, "held_out", held_out, true)];
-    if language.interp.is_some() || language.circuits.is_some() || language.case_studies.is_some() {
-        jobs.push(job(INTERPRETATION, "interpretation", interpretation, false));
+    let job = |name, split, share: f64, hooks| Job { name, split, tokens: tokens * share, hooks, random: None };
+    let train = job(TRAIN, "train", 1.0 - held_out - interpretation, language.trained_hooks());
+    let mut jobs = vec![train, job(HELD_OUT, "held_out", held_out, language.trained_hooks())];
+    if language.interp.is_some() || language.case_studies.is_some() {
+        jobs.push(job(INTERPRETATION, "interpretation", interpretation, language.interpreted_hooks()));
     }
     if let Some(interp) = &language.interp {
         if let Some(random) = &interp.random_model {
@@ -61,7 +61,7 @@ pub(super) fn nodes<'a>(language: &'a Language, assets: &'a Assets) -> Vec<Node<
                 name,
                 split,
                 tokens: (tokens * interpretation).min(limit as f64),
-                sweeps: false,
+                hooks: language.capture.hooks.clone(),
                 random: Some(Random { seed: random.seed, tokens: limit }),
             }));
         }
@@ -75,8 +75,8 @@ fn of_job<'a>(language: &'a Language, assets: &'a Assets, job: Job) -> Node<'a> 
         "capture": language.capture,
         "split": job.split,
     });
-    if job.sweeps && !language.sweep.is_empty() {
-        params["hooks"] = json!(language.hooks());
+    if job.hooks != language.capture.hooks {
+        params["hooks"] = json!(job.hooks);
     }
     if let Some(random) = job.random {
         params["random_weights"] = json!({ "seed": random.seed, "tokens": random.tokens });
@@ -104,7 +104,7 @@ fn run(language: &Language, assets: &Assets, job: &Job, ctx: &Ctx<'_>) -> Result
     let (tokens, documents) = (contexts.tokens.slice(s![..n, ..]), contexts.documents.slice(s![..n, ..]));
     let settings = &language.capture;
     let config = CaptureConfig {
-        hooks: if job.sweeps { language.hooks() } else { settings.hooks.clone() },
+        hooks: job.hooks.clone(),
         dtype: settings.dtype,
         drop_positions: settings.drop_positions.clone(),
         batch_contexts: settings.batch_contexts,

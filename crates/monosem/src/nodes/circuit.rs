@@ -17,9 +17,7 @@ use monosem_report::{ResultRow, write_circuits};
 use ndarray::Array2;
 use serde_json::json;
 
-use super::{
-    CIRCUITS, Label, capture, corpus, model_inputs, model_params, sae, sae_name, sae_setting, save_rows,
-};
+use super::{CIRCUITS, Label, capture, corpus, model_inputs, model_params, sae, sae_name, sae_setting, save_rows};
 use crate::causal::over_prompts;
 use crate::fetch;
 use crate::interpretation::{Cut, Part, Settings, stored, vocabulary};
@@ -51,9 +49,8 @@ pub(super) fn node<'a>(language: &'a Language, circuits: &'a Circuits, assets: &
         "monosem/interpretation",
     ];
     let weight = 20.0 * (circuits.targets.len() + circuits.automatic) as f64;
-    let mut node = super::node("circuits".into(), deps, params, &code, weight, move |ctx| {
-        run(language, circuits, assets, ctx)
-    });
+    let mut node =
+        super::node("circuits".into(), deps, params, &code, weight, move |ctx| run(language, circuits, assets, ctx));
     node.inputs = model_inputs(&language.model);
     node
 }
@@ -70,8 +67,11 @@ struct Layer {
 fn run(language: &Language, circuits: &Circuits, assets: &Assets, ctx: &Ctx<'_>) -> Result<()> {
     let model = fetch::load(assets, &language.model, language.center_writing_weights, ctx)?;
     let contexts = Contexts::load(&ctx.dep(corpus::NAME)?.join("interpretation.safetensors"))?;
-    let layers: Vec<Layer> =
-        circuits.hooks.iter().map(|hook| Layer::read(language, circuits, *hook, &contexts, ctx)).collect::<Result<_>>()?;
+    let layers: Vec<Layer> = circuits
+        .hooks
+        .iter()
+        .map(|hook| Layer::read(language, circuits, *hook, &contexts, ctx))
+        .collect::<Result<_>>()?;
     let last = layers.last().context("circuits have hook points")?;
     let traced: Vec<CircuitLayer<'_>> =
         layers.iter().map(|layer| CircuitLayer { hook: layer.hook, dictionary: &layer.dictionary }).collect();
@@ -82,7 +82,8 @@ fn run(language: &Language, circuits: &Circuits, assets: &Assets, ctx: &Ctx<'_>)
         max_ablations: (circuits.max_ablations > 0).then_some(circuits.max_ablations),
     };
     let mut targets = circuits.targets.clone();
-    targets.extend(last.by_skew(circuits.occurrences).filter(|t| !circuits.targets.contains(t)).take(circuits.automatic));
+    targets
+        .extend(last.by_skew(circuits.occurrences).filter(|t| !circuits.targets.contains(t)).take(circuits.automatic));
     ensure!(!targets.is_empty(), "no feature of {} is active in {} contexts", last.hook, circuits.occurrences);
     let mut found = Vec::new();
     for (i, &target) in targets.iter().enumerate() {

@@ -7,21 +7,20 @@ use std::ops::ControlFlow;
 use anyhow::{Context as _, Result};
 use monosem_activations::Store;
 use monosem_assets::Assets;
-use monosem_autointerp::{Budget, Comparison, Vocabulary, correlation, rank_correlation};
+use monosem_autointerp::{Budget, Comparison, Vocabulary};
 use monosem_corpus::Contexts;
 use monosem_dictionary::{Activation, Estimate, LinearDictionary};
 use monosem_graph::{Ctx, Node};
-use monosem_hooks::{HookPoint, HookedModel, Site};
+use monosem_hooks::{HookPoint, HookedModel};
 use monosem_lm::{LanguageModel, Tokenizer};
-use monosem_patching::{
-    Curve, Evaluation, FeatureChange, Half, Patching, PatchingConfig, SelectionConfig, SingleEffect, accuracy,
-};
+use monosem_patching::{Curve, Evaluation, FeatureChange, Half, Patching, PatchingConfig, SelectionConfig, accuracy};
 use monosem_report::{FeatureExample, ResultRow, write_features};
 use serde_json::json;
 
 use super::baselines::{self, NON_NEGATIVE, SIGNED};
 use super::{
-    FEATURES, Label, capture, corpus, measure, model_inputs, model_params, sae, sae_name, sae_setting, save_rows,
+    FEATURES, Label, attribution, capture, corpus, measure, model_inputs, model_params, sae, sae_name, sae_setting,
+    save_rows,
 };
 use crate::causal::{self, Bootstrap, Descent, Prompts, Reading, descend, over_prompts};
 use crate::claims::{self, Claim, RESAMPLES};
@@ -204,6 +203,7 @@ fn nodes_of<'a>(place: Place<'a>, assets: &'a Assets) -> Vec<Node<'a>> {
             "lm",
             "activations",
             "monosem/nodes/ioi",
+            "monosem/nodes/attribution",
             "monosem/nodes/sae",
             "monosem/causal",
             "monosem/interpretation",
@@ -280,7 +280,8 @@ impl Experiment<'_> {
                 error_only.extend(evaluation_rows(&label.with_setting(&setting), &patching.evaluate(&[])));
             }
             if half == Half::Report && ioi.attribution > 0 && !with_error_term {
-                rows.extend(attribution(&patching, &model, place, method, width, ctx)?);
+                let numbers = (ioi.attribution, width);
+                rows.extend(attribution::rows(&patching, &model, hook, (&label, &place.told()), numbers, ctx)?);
             }
             if half == Half::Report {
                 changes = patching.feature_changes(&chosen(ioi, &descents));
@@ -355,90 +356,6 @@ fn model_rows(label: &Label, model: &LanguageModel, prompts: &Prompts) -> Result
         label.estimate(&format!("{}_accuracy", label.experiment), Estimate::of_share(right, n), n, "1"),
         label.estimate("logit_diff", over_prompts(&accuracy.logit_diff), n, "logits"),
     ])
-}
-
-/// Points between a prompt and its counterfactual at which gradients are taken.
-const ATTRIBUTION_STEPS: [usize; 2] = [1, 8];
-
-/// How well the effects that gradients attribute agree with those of patching each feature alone, on the features that change most.
-fn attribution(
-    patching: &Patching<'_>,
-    model: &LanguageModel,
-    place: Place<'_>,
-    method: &Method,
-    width: usize,
-    ctx: &Ctx<'_>,
-) -> Result<Vec<ResultRow>> {
-    let mut progress = |done: usize, total: usize| {
-        ctx.progress(done as u64, total as u64, "features");
-        if ctx.cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    };
-    let exact = patching.rank_by_single_effect(Some(place.ioi.attribution), &mut progress);
-    if exact.is_err() {
-        ctx.check()?;
-    }
-    let exact = exact?;
-    let on_stream = matches!(place.hook.site, Site::ResidPre | Site::ResidPost);
-    let told = place.told();
-    let mut rows = Vec::new();
-    for steps in ATTRIBUTION_STEPS.into_iter().filter(|steps| *steps == 1 || on_stream) {
-        let setting = method.setting();
-        let setting = format!("{setting}{}steps={steps}{told}", if setting.is_empty() { "" } else { "," });
-        let label = Label::new("attribution", &method.name(), place.hook, setting);
-        let all = patching.attribute(model, steps)?;
-        let of = |feature: usize| {
-            let found = all.binary_search_by_key(&feature, |effect| effect.feature);
-            found.map_or(0.0, |i| all[i].kl_fall)
-        };
-        let attributed: Vec<SingleEffect> =
-            exact.iter().map(|e| SingleEffect { kl_fall: of(e.feature), ..*e }).collect();
-        rows.extend(agreement(&label, &exact, &attributed));
-        for (ranking, effects) in [("exact", &exact), ("attribution", &attributed)] {
-            let order: Vec<usize> = by_effect(effects).iter().map(|e| e.feature).collect();
-            let ks: Vec<usize> = std::iter::successors(Some(1), |k| Some(2 * k)).take_while(|k| *k <= order.len()).collect();
-            let curve = Curve::new(patching.unpatched(), patching.nested(&order, &ks));
-            let value = Reading::Area { up_to: width }.of(&curve).unwrap_or(1.0);
-            let label = label.with_setting(&format!("ranking={ranking}"));
-            rows.push(label.row("kl_auc", value, patching.n_prompts() as u64, "1"));
-        }
-    }
-    Ok(rows)
-}
-
-/// The most effective first; of equal ones the lower latent.
-fn by_effect(effects: &[SingleEffect]) -> Vec<SingleEffect> {
-    let mut sorted = effects.to_vec();
-    sorted.sort_by(|a, b| b.kl_fall.total_cmp(&a.kl_fall).then(a.feature.cmp(&b.feature)));
-    sorted
-}
-
-fn agreement(label: &Label, exact: &[SingleEffect], attributed: &[SingleEffect]) -> Vec<ResultRow> {
-    /// Points of a scatter plot.
-    const SHOWN: usize = 200;
-    /// How many of the most effective features are looked for among the most attributed.
-    const TOP: usize = 16;
-    let falls = |effects: &[SingleEffect]| effects.iter().map(|e| e.kl_fall).collect::<Vec<f64>>();
-    let (x, y) = (falls(exact), falls(attributed));
-    let n = exact.len() as u64;
-    let mut rows = Vec::new();
-    for (metric, found) in [("rank_correlation", rank_correlation(&x, &y)), ("pearson", correlation(&x, &y))] {
-        rows.extend(found.map(|found| {
-            label.estimate(metric, Estimate { value: found.value, interval: found.interval }, n, "1")
-        }));
-    }
-    let k = TOP.min(exact.len());
-    if k > 0 {
-        let top = |effects: &[SingleEffect]| by_effect(effects)[..k].iter().map(|e| e.feature).collect::<Vec<usize>>();
-        let (a, b) = (top(exact), top(attributed));
-        let both = a.iter().filter(|feature| b.contains(feature)).count();
-        rows.push(label.with_setting(&format!("k={k}")).row("top_overlap", both as f64 / k as f64, k as u64, "1"));
-    }
-    for (e, a) in exact.iter().zip(attributed).take(SHOWN) {
-        let label = label.with_setting(&format!("feature={}", e.feature));
-        rows.push(label.row("exact_effect", e.kl_fall, n, "nats"));
-        rows.push(label.row("attributed_effect", a.kl_fall, n, "nats"));
-    }
-    rows
 }
 
 /// A set of prompts, as results name it.

@@ -4,6 +4,7 @@
 //! that its key changes when and only when something it depends on does.
 
 mod anchors;
+mod attribution;
 mod autointerp;
 mod baselines;
 mod capture;
@@ -52,7 +53,7 @@ pub const FEATURES: &str = "features.json";
 /// The file in which a node leaves circuits to be drawn.
 pub const CIRCUITS: &str = "circuits.json";
 
-/// The file in which a node leaves case studies to be drawn.
+/// The file in which a node leaves studies of single features.
 pub const CASE_STUDIES: &str = "case-studies.json";
 
 /// The graph of `profile`. Nodes fetch through `assets`.
@@ -95,6 +96,7 @@ fn of_language<'a>(language: &'a Language, assets: &'a Assets) -> Vec<Node<'a>> 
         }
     }
     nodes.extend(ioi::nodes(language, assets));
+    nodes.extend(sae::nodes_for_circuits(language));
     nodes.extend(language.circuits.iter().map(|circuits| circuit::node(language, circuits, assets)));
     if let Some(studies) = &language.case_studies {
         nodes.extend(studies.hooks.iter().map(|hook| case_study::node(language, studies, *hook, assets)));

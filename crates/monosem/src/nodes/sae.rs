@@ -31,25 +31,32 @@ pub(super) const CODE: [&str; 6] =
 const CHECKPOINT_EVERY: u64 = 100;
 
 pub(super) fn nodes(language: &Language, hook: HookPoint) -> Vec<Node<'_>> {
-    let of_case = |(ratio, alpha): (f64, f32)| {
-        let config = language.train_config(ratio, alpha, 1);
-        let params = json!({
-            "hook": hook,
-            "ratio": ratio,
-            "train": config,
-            "max_norm": language.max_norm,
-            "scale_inputs": language.sae.scale_inputs,
-            "curve_every": language.sae.curve_every,
-            "curve_rows": language.sae.curve_rows,
-        });
-        let deps = vec![capture::TRAIN.into(), capture::HELD_OUT.into()];
-        let code = [&CODE[..], &["monosem/nodes/curve"]].concat();
-        let weight = config.steps as f64 * config.batch as f64 * ratio / 160_000.0;
-        node(sae_name(hook, ratio, alpha), deps, params, &code, weight, move |ctx| {
-            run(language, hook, ratio, alpha, ctx)
-        })
-    };
-    language.cases().into_iter().map(of_case).collect()
+    language.cases().into_iter().map(|case| node_of(language, hook, case)).collect()
+}
+
+/// The nodes of autoencoders that only circuits want.
+pub(super) fn nodes_for_circuits(language: &Language) -> Vec<Node<'_>> {
+    let circuits =
+        language.circuits.iter().flat_map(|circuits| circuits.hooks.iter().map(move |hook| (circuits, *hook)));
+    let only = circuits.filter(|(_, hook)| !language.capture.hooks.contains(hook));
+    only.map(|(circuits, hook)| node_of(language, hook, (circuits.ratio, circuits.alpha))).collect()
+}
+
+fn node_of(language: &Language, hook: HookPoint, (ratio, alpha): (f64, f32)) -> Node<'_> {
+    let config = language.train_config(ratio, alpha, 1);
+    let params = json!({
+        "hook": hook,
+        "ratio": ratio,
+        "train": config,
+        "max_norm": language.max_norm,
+        "scale_inputs": language.sae.scale_inputs,
+        "curve_every": language.sae.curve_every,
+        "curve_rows": language.sae.curve_rows,
+    });
+    let deps = vec![capture::TRAIN.into(), capture::HELD_OUT.into()];
+    let code = [&CODE[..], &["monosem/nodes/curve"]].concat();
+    let weight = config.steps as f64 * config.batch as f64 * ratio / 160_000.0;
+    node(sae_name(hook, ratio, alpha), deps, params, &code, weight, move |ctx| run(language, hook, ratio, alpha, ctx))
 }
 
 fn run(language: &Language, hook: HookPoint, ratio: f64, alpha: f32, ctx: &Ctx<'_>) -> Result<()> {

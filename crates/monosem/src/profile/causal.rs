@@ -174,7 +174,8 @@ pub(crate) fn thresholds(n: usize, low: f64, high: f64) -> Vec<f64> {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Circuits {
-    /// The residual stream after two blocks or more, ascending; each is also a hook point of `capture.hooks`.
+    /// The residual stream after two blocks or more, ascending. Where `capture.hooks` does not have one, the autoencoder is trained there for
+    /// this alone.
     pub hooks: Vec<HookPoint>,
     /// The ratio of the autoencoders.
     pub ratio: f64,
@@ -213,13 +214,10 @@ fn one_percent() -> f64 {
 }
 
 impl Circuits {
-    /// Checks the settings, against the hook points that are captured and the ratios and alphas that are trained.
-    pub(super) fn validate(&self, captured: &[HookPoint], cases: &[(f64, f32)]) -> Result<()> {
+    /// Checks the settings, against the ratios and alphas that are trained.
+    pub(super) fn validate(&self, cases: &[(f64, f32)]) -> Result<()> {
         let section = "language.circuits";
         distinct(&format!("{section}.targets"), &self.targets)?;
-        if let Some(hook) = self.hooks.iter().find(|hook| !captured.contains(hook)) {
-            bail!("{section}.hooks has {hook}, which is not among language.capture.hooks");
-        }
         let ascending = self.hooks.is_sorted_by(|a, b| a.layer < b.layer);
         if self.hooks.len() < 2 || !ascending || self.hooks.iter().any(|hook| hook.site != Site::ResidPost) {
             bail!("{section}.hooks: expected hook_resid_post of two layers or more, ascending");
@@ -227,8 +225,14 @@ impl Circuits {
         if !cases.contains(&(self.ratio, self.alpha)) {
             bail!("{section}: no autoencoder of ratio {} and alpha {} is trained", self.ratio, self.alpha);
         }
-        ensure!(!self.targets.is_empty() || self.automatic > 0, "{section}: name targets, or say how many automatic ones");
-        ensure!(self.occurrences > 0 && self.edges_per_node > 0, "{section}: occurrences and edges_per_node must be at least 1");
+        ensure!(
+            !self.targets.is_empty() || self.automatic > 0,
+            "{section}: name targets, or say how many automatic ones"
+        );
+        ensure!(
+            self.occurrences > 0 && self.edges_per_node > 0,
+            "{section}: occurrences and edges_per_node must be at least 1"
+        );
         let least = self.least_effect;
         ensure!(least >= 0.0 && least.is_finite(), "{section}.least_effect = {least}: expected a share");
         Ok(())

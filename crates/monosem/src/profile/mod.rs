@@ -19,8 +19,8 @@ mod planted;
 mod studies;
 mod sweep;
 
-pub use causal::{Circuits, Ioi};
 pub(crate) use causal::thresholds;
+pub use causal::{Circuits, Ioi};
 use claims::distinct;
 pub use claims::{Asked, Interp, Properties, RandomModel};
 pub use layers::{Loaded, embedded, load};
@@ -355,10 +355,12 @@ impl Language {
             task.validate("language.tasks", &self.capture.hooks, &cases)?;
         }
         if let Some(circuits) = &self.circuits {
-            if self.corpus.interpretation == 0.0 {
-                bail!("language.corpus.interpretation = 0: [language.circuits] needs a share of the text");
+            if self.interp.is_none() {
+                bail!(
+                    "[language.circuits] needs [language.interp]: it explains features, and reads the text kept for that"
+                );
             }
-            circuits.validate(&self.capture.hooks, &cases)?;
+            circuits.validate(&cases)?;
         }
         if let Some(studies) = &self.case_studies {
             if self.corpus.interpretation == 0.0 {

@@ -92,11 +92,28 @@ impl Sweep {
 }
 
 impl Language {
-    /// Every hook point whose activations are captured for training: those of `[language.capture]`, then those that only sweeps want.
+    /// Every hook point at which dictionaries are compared: those of `[language.capture]`, then those that only sweeps want.
     #[must_use]
     pub fn hooks(&self) -> Vec<HookPoint> {
+        self.captured_and(self.sweep.iter().flat_map(|sweep| &sweep.hooks))
+    }
+
+    /// Every hook point whose activations are captured on the text to interpret by: those of `[language.capture]`, then those that only
+    /// circuits want.
+    #[must_use]
+    pub fn interpreted_hooks(&self) -> Vec<HookPoint> {
+        self.captured_and(self.circuits.iter().flat_map(|circuits| &circuits.hooks))
+    }
+
+    /// Every hook point whose activations are captured to train on.
+    #[must_use]
+    pub fn trained_hooks(&self) -> Vec<HookPoint> {
+        self.captured_and(self.hooks().iter().chain(&self.interpreted_hooks()))
+    }
+
+    fn captured_and<'h>(&self, more: impl Iterator<Item = &'h HookPoint>) -> Vec<HookPoint> {
         let mut hooks = self.capture.hooks.clone();
-        for hook in self.sweep.iter().flat_map(|sweep| &sweep.hooks) {
+        for hook in more {
             if !hooks.contains(hook) {
                 hooks.push(*hook);
             }
