@@ -36,6 +36,9 @@ pub enum DecomposeError {
         /// What would be valid.
         expected: String,
     },
+    /// Labels do not fit the rows, or a class has none.
+    #[error("labels of classes: {0}")]
+    Labels(String),
     /// LAPACK could not factorise a matrix.
     #[error("cannot factorise {matrix}: {problem}")]
     Factorisation {

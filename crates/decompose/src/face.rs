@@ -7,9 +7,6 @@ use crate::product::product;
 /// Steps of conjugate gradients before the bounds are looked at again.
 const STEPS: usize = 8;
 
-/// Directions whose curvature is below this part of the largest of a coordinate are flat within rounding: a step along one would be as long as rounding makes it.
-const FLAT: f32 = 1e-5;
-
 /// How often a step that goes too far is halved.
 const HALVINGS: usize = 5;
 
@@ -50,22 +47,18 @@ fn conjugate_gradients(gram: ArrayView2<'_, f32>, targets: ArrayView2<'_, f32>, 
     let mut residual = &targets - &product(codes.view(), gram);
     Zip::from(&mut residual).and(codes).for_each(keep_on_face);
     let mut direction = residual.clone();
-    let flat = FLAT * gram.diag().iter().copied().fold(0.0, f32::max);
     for _ in 0..STEPS {
         let mut bent = product(direction.view(), gram);
         (Zip::from(ahead.rows_mut()).and(residual.rows_mut()).and(direction.rows_mut()))
             .and(bent.rows_mut())
             .and(codes.rows())
-            .par_for_each(|ahead, residual, direction, bent, codes| {
-                step(flat, ahead, residual, direction, bent, codes);
-            });
+            .par_for_each(step);
     }
     ahead
 }
 
-/// One step of one row, unless its direction is `flat`; `bent` is G times the direction.
+/// One step of one row; `bent` is G times its direction.
 fn step(
-    flat: f32,
     mut ahead: ArrayViewMut1<'_, f32>,
     mut residual: ArrayViewMut1<'_, f32>,
     mut direction: ArrayViewMut1<'_, f32>,
@@ -75,7 +68,7 @@ fn step(
     Zip::from(&mut bent).and(&codes).for_each(keep_on_face);
     let (size, curvature) = (residual.dot(&residual), direction.dot(&bent));
     // Nothing is left to gain, or nothing that could be told from rounding.
-    if curvature <= flat * direction.dot(&direction) || curvature < f32::MIN_POSITIVE {
+    if curvature < f32::MIN_POSITIVE {
         return;
     }
     ahead.scaled_add(size / curvature, &direction);

@@ -1,8 +1,8 @@
-//! PCA, FastICA and NMF of activations, as dictionaries.
+//! PCA, FastICA and NMF of activations, as dictionaries, and the erasure of concepts from them.
 //!
 //! [`Moments`] takes rows in chunks of any size and gives [`Pca`]; [`Ica`] and [`Nmf`] are fitted to rows in memory. All turn into
 //! [`LinearDictionary`](monosem_dictionary::LinearDictionary)s, so that they are measured like any other dictionary; the codes of an NMF are
-//! solved for, by [`NonNegative`].
+//! solved for, by [`NonNegative`]. [`Eraser`] removes what a label can be read from linearly.
 //!
 //! ```
 //! use std::ops::ControlFlow;
@@ -35,7 +35,9 @@
 
 mod descent;
 mod eigen;
+mod erasure;
 mod error;
+mod exact;
 mod face;
 mod fastica;
 mod ica;
@@ -46,6 +48,7 @@ mod pca;
 mod product;
 mod tanh;
 
+pub use erasure::Eraser;
 pub use error::DecomposeError;
 pub use ica::{Ica, IcaConfig};
 pub use moments::Moments;
@@ -66,6 +69,11 @@ fn gaussian(rng: &mut ChaCha8Rng) -> f64 {
     let radius = (-2.0 * (1.0 - rng.random::<f64>()).ln()).sqrt();
     radius * (std::f64::consts::TAU * rng.random::<f64>()).cos()
 }
+
+/// The examples of the README, so that they are tested.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
 
 #[cfg(test)]
 mod tests;

@@ -463,10 +463,16 @@ mod tests {
             let sparse = |rows_, columns, seed| rows(rows_, columns, seed).mapv(|v| v.max(0.0));
             let x = sparse(n, k, seed).dot(&sparse(k, 10, seed ^ 1));
             prop_assume!(x.iter().any(|v| *v > 0.0));
-            // The problem is not convex: a start may end beside the best, which one of several finds.
-            let config = |start| NmfConfig { max_iter: 3000, tol: 1e-7, seed: seed ^ start, ..NmfConfig::new(k + 1) };
-            let errors: Vec<f64> = (0..4).map(|start| fit(&x, &config(start)).error).collect();
-            prop_assert!(errors.iter().any(|error| *error < 0.01), "{errors:?}");
+            // The problem is not convex, and one start is not enough, as the cases in the regressions show. Two things keep one above 0.01. A local minimum: with n = 112, k = 4 the first
+            // start stays at 0.0101866, where scikit-learn's, from the same numbers, stays for 2,000,000 iterations with a projected gradient of 3e-13, and returns when both factors are
+            // disturbed by 5% of their mean; with n = 142, k = 4 the first two stay at 0.02616 and 0.02641. Or a plateau: with n = 60, k = 3 the first is at 0.01506 after 3,000
+            // iterations, not converged, and so is scikit-learn's, which leaves it after more than 30,000. Of 15,000 first starts one stayed for good, and three took over 10,000 iterations.
+            let recovers = |start| {
+                let config = NmfConfig { max_iter: 10_000, tol: f64::MIN_POSITIVE, seed: seed ^ start, ..NmfConfig::new(k + 1) };
+                let mut below = |_, error| if error < 0.01 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
+                Nmf::fit(x.view(), &config, &mut below).unwrap().is_none()
+            };
+            prop_assert!((0..4).any(recovers));
         }
     }
 }

@@ -53,6 +53,11 @@ pub(crate) fn golden_nmf() -> Golden {
     Golden::named("decompose-nmf.safetensors")
 }
 
+/// Of the erasure of concepts: see `data/golden/leace.py`.
+pub(crate) fn golden_leace() -> Golden {
+    Golden::named("leace.safetensors")
+}
+
 /// The rows that [`golden_nmf`] is of: those fitted, and those held out.
 pub(crate) fn golden_nmf_rows() -> [Array2<f32>; 2] {
     let golden = golden();
