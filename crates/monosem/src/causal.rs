@@ -37,13 +37,18 @@ const HALF: f64 = 0.5;
 /// # Errors
 /// If there is no such task or file, or it is not of the right form.
 pub(crate) fn task(name: &str) -> Result<Box<dyn Task>> {
-    if let Some((_, text)) = TASKS.iter().find(|(known, _)| *known == name) {
+    if let Some(text) = built_in(name) {
         return Ok(parse_task(text, name)?);
     }
     let known: Vec<&str> = TASKS.iter().map(|(name, _)| *name).collect();
     let text = std::fs::read_to_string(Path::new(name))
         .with_context(|| format!("{name:?} is neither a task ({}) nor a file that can be read", known.join(", ")))?;
     Ok(parse_task(&text, name)?)
+}
+
+/// The text of a task that comes with the program.
+pub(crate) fn built_in(name: &str) -> Option<&'static str> {
+    TASKS.iter().find(|(known, _)| *known == name).map(|(_, text)| *text)
 }
 
 /// Two sets of prompts that share no name and no template. Layers, alphas and the like are chosen by what the one says, and claims are

@@ -132,8 +132,8 @@ proptest! {
                 let logits = model.forward(batch.view(), &mut |point, mut x| {
                     if point == at {
                         let mut row = x.slice_mut(s![0, last, ..]);
-                        let code = dictionary.w_enc.row(5).dot(&row).max(0.0);
-                        row.scaled_add(-removed * code, &dictionary.w_dec.row(5));
+                        let code: f32 = dictionary.w_enc.row(5).dot(&row.view());
+                        row.scaled_add(-removed * code.max(0.0), &dictionary.w_dec.row(5));
                     }
                     ControlFlow::Continue(())
                 });
@@ -151,8 +151,8 @@ proptest! {
         let model = Model::new(20, 2, seed);
         let at = HookPoint::new(1, Site::ResidMid);
         let tokens = vec![3, seed as u32 % 20];
-        let x = Steering::new(&model, &LinearDictionary::identity(D_MODEL), &[], &[]).unwrap();
-        let x = x.activations(&tokens, at, false).unwrap();
+        let basis = LinearDictionary::identity(D_MODEL);
+        let x = Steering::new(&model, &basis, &[], &[]).unwrap().activations(&tokens, at, false).unwrap();
         // Zero at the first position, |x1 - x0|^2 at the second.
         let mut dictionary = LinearDictionary::random(16, D_MODEL, Activation::Relu, seed);
         let apart = &x.row(1) - &x.row(0);
