@@ -5,14 +5,17 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use monosem_autointerp::{Comparison, centred_p_value, percentile_p_value};
 use monosem_dictionary::Estimate;
+use monosem_hooks::DifferentiableModel;
 use monosem_lm::Tokenizer;
 use monosem_patching::{
     Accepted, CountAxis, Curve, Encode, Evaluation, Half, Patching, PatchingError, Progress, Prompt, SelectionConfig,
-    Task, parse_task,
+    Start, Task, parse_task,
 };
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
+
+use crate::profile::Screen;
 
 /// The tasks that come with the program, by name.
 const TASKS: [(&str, &str); 11] = [
@@ -97,6 +100,25 @@ pub(crate) fn encoder(tokenizer: &Tokenizer) -> impl Fn(&str) -> Vec<u32> + '_ {
         let known = read.contains('\u{FFFD}') || read.trim_start() == text.trim_start();
         if known { tokens } else { Vec::new() }
     }
+}
+
+/// Where a selection starts: all features, or so many by the screen.
+pub(crate) fn screened(
+    patching: &Patching<'_>,
+    model: &dyn DifferentiableModel,
+    most: Option<usize>,
+    screen: Screen,
+) -> Result<Start, PatchingError> {
+    /// Points between a prompt and its counterfactual at which gradients are taken, on the residual stream.
+    const STEPS: usize = 8;
+    let Some(most) = most else { return Ok(Start::All) };
+    if screen == Screen::Change {
+        return Ok(Start::LargestChanges(most));
+    }
+    // Inside a block only the prompt itself can be differentiated at.
+    let mut effects = patching.attribute(model, STEPS).or_else(|_| patching.attribute(model, 1))?;
+    effects.sort_by(|a, b| b.kl_fall.abs().total_cmp(&a.kl_fall.abs()).then(a.feature.cmp(&b.feature)));
+    Ok(Start::First(most, effects.into_iter().map(|effect| effect.feature).collect()))
 }
 
 /// A set of features: why it was recorded, and what patching it does.
@@ -200,7 +222,7 @@ impl Reading {
     }
 }
 
-/// Draws prompts with replacement, the same ones for every method: what is compared is paired.
+/// Draws prompts with replacement, the same ones for every method: what is compared is paired. Orders of visiting are drawn as well.
 pub(crate) struct Bootstrap {
     pub(crate) resamples: usize,
     pub(crate) seed: u64,
@@ -240,7 +262,7 @@ impl Bootstrap {
         Some(Comparison { value, interval, p_value: interval.map(|_| p_value), n: a[0].points()[0].kl.len() })
     }
 
-    /// A statistic of the prompts as they are, and of each resample of them where it is defined.
+    /// A statistic of the prompts and orders as they are, and of each resample of both where it is defined.
     fn statistic(
         &self,
         methods: &[&[Curve]],
@@ -252,8 +274,11 @@ impl Bootstrap {
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
         let mut draw = || {
             let drawn: Vec<usize> = (0..n).map(|_| rng.random_range(0..n)).collect();
-            let resampled: Vec<Vec<Curve>> =
-                methods.iter().map(|curves| curves.iter().map(|curve| resampled(curve, &drawn)).collect()).collect();
+            // Orders of visiting are drawn too: those of different methods have nothing to do with each other.
+            let of_method = |curves: &&[Curve]| -> Vec<Curve> {
+                (0..curves.len()).map(|_| resampled(&curves[rng.random_range(0..curves.len())], &drawn)).collect()
+            };
+            let resampled: Vec<Vec<Curve>> = methods.iter().map(of_method).collect();
             statistic(&resampled)
         };
         Some((value, (0..self.resamples).map(|_| draw()).collect()))

@@ -11,7 +11,7 @@ use monosem_dictionary::LinearDictionary;
 use monosem_hooks::HookedModel;
 use monosem_lm::{LanguageModel, LoadOptions, Tokenizer};
 use monosem_patching::{
-    Bootstrap, CountAxis, Curve, Half, IoiTask, Patching, PatchingConfig, SelectionConfig, accuracy,
+    Bootstrap, CountAxis, Curve, Half, IoiTask, Patching, PatchingConfig, SelectionConfig, Start, accuracy,
 };
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -39,11 +39,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     let start = Instant::now();
     let patching = Patching::new(&model, &dictionary, &choose, &config)?;
     println!("{} candidates, set up in {:.1?}", patching.candidates().len(), start.elapsed());
-    let start = Instant::now();
+    let began = Instant::now();
     let thresholds = SelectionConfig::log_spaced(number(2, 50)?);
-    let config_of_selection = SelectionConfig { thresholds, seed: 0, max_candidates };
+    let start = max_candidates.map_or(Start::All, Start::LargestChanges);
+    let config_of_selection = SelectionConfig { thresholds, seed: 0, start };
     let selection = patching.select(&config_of_selection, &mut |_, _| ControlFlow::Continue(()))?;
-    println!("{} runs of a prompt in {:.1?}", selection.n_runs, start.elapsed());
+    println!("{} runs of a prompt in {:.1?}", selection.n_runs, began.elapsed());
     let other = Patching::new(&model, &dictionary, &report, &config)?;
     let curve = Curve::new(other.unpatched(), selection.sets().into_iter().map(|set| other.evaluate(set)));
     for point in curve.points() {

@@ -10,7 +10,7 @@
 //! use monosem_dictionary::Dictionary;
 //! use monosem_hooks::HookedModel;
 //! use monosem_patching::{
-//!     Curve, Half, IoiTask, Patching, PatchingConfig, PatchingError, Progress, SelectionConfig, accuracy,
+//!     Curve, Half, IoiTask, Patching, PatchingConfig, PatchingError, Progress, SelectionConfig, Start, accuracy,
 //! };
 //!
 //! /// Features needed for half the effect: chosen on one half of names and templates, counted on the other.
@@ -31,7 +31,7 @@
 //!     };
 //!     let thresholds = SelectionConfig::log_spaced(50);
 //!     let selection = Patching::new(model, dictionary, &chosen_on, &config)?
-//!         .select(&SelectionConfig { thresholds, seed: 0, max_candidates: None }, progress)?;
+//!         .select(&SelectionConfig { thresholds, seed: 0, start: Start::All }, progress)?;
 //!     let other = Patching::new(model, dictionary, &reported_on, &config)?;
 //!     let curve = Curve::new(other.unpatched(), selection.sets().into_iter().map(|set| other.evaluate(set)));
 //!     Ok(curve.features_for(0.5))
@@ -69,7 +69,7 @@ pub use logit_effect::{LogitEffect, logit_effect};
 pub use patching::{Patching, PatchingConfig};
 pub use prompt::{Accuracy, Mark, Prompt, accuracy};
 pub use ranking::{FeatureChange, SingleEffect};
-pub use selection::{Accepted, Selection, SelectionConfig};
+pub use selection::{Accepted, Selection, SelectionConfig, Start};
 pub use state::State;
 pub use task::{
     Class, Encode, GreaterThanTask, Half, IoiTask, MinimalPairs, NameOrder, Pair, Task, Template, draw_prompts,

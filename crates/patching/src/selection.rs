@@ -16,10 +16,22 @@ pub struct SelectionConfig {
     pub thresholds: Vec<f64>,
     /// Seed of the order in which features are visited, drawn anew for each threshold.
     pub seed: u64,
-    /// Start with this many candidates only, those with the largest `sum |c_target - c| * ||f||` over prompts and positions. Not in the
-    /// paper; it bounds the time. Default: all.
+    /// Where to start from: all candidates by default, as in the paper.
     #[serde(default)]
-    pub max_candidates: Option<usize>,
+    pub start: Start,
+}
+
+/// The candidates that are patched when un-patching begins. Not in the paper; it bounds the time.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Start {
+    /// All of them.
+    #[default]
+    All,
+    /// So many, those with the largest `sum |c_target - c| * ||f||` over prompts and positions.
+    LargestChanges(usize),
+    /// The first so many of an order of features, the most important first: [`Patching::attribute`] gives one at the cost of a pass.
+    First(usize, Vec<usize>),
 }
 
 impl SelectionConfig {
@@ -111,11 +123,11 @@ impl Patching<'_> {
         if !full.evaluation.mean_kl().is_finite() {
             return Err(PatchingError::NotFinite { what: "patching every feature" });
         }
-        let kept = self.screened(config.max_candidates);
+        let kept = self.started(&config.start, None);
         let screened_out = full.features.len() - kept.len();
         let doublings = std::iter::successors(Some(kept.len().max(1)), |n| n.checked_mul(2));
         let sizes: Vec<usize> = doublings.skip(1).take_while(|n| *n < full.features.len()).collect();
-        let wider = sizes.into_iter().rev().map(|n| accepted(self.screened(Some(n)))).collect();
+        let wider = sizes.into_iter().rev().map(|n| accepted(self.started(&config.start, Some(n)))).collect();
         let start = if screened_out == 0 { full.clone() } else { accepted(kept) };
         let mut state = self.state(&start.features);
         let mut rng = ChaCha8Rng::seed_from_u64(config.seed);
@@ -147,6 +159,22 @@ impl Patching<'_> {
         }
         report(progress, total, total)?;
         Ok(Selection { full, screened_out, wider, start, steps, empty: self.unpatched(), n_runs: state.n_runs() })
+    }
+
+    /// The candidates to start with, ascending; with `n`, so many of the same order. What the order of [`Start::First`] does not name comes last.
+    fn started(&self, start: &Start, n: Option<usize>) -> Vec<usize> {
+        match start {
+            Start::All => self.candidates.clone(),
+            Start::LargestChanges(most) => self.screened(Some(n.unwrap_or(*most))),
+            Start::First(most, order) => {
+                let named = order.iter().copied().filter(|feature| self.candidates.binary_search(feature).is_ok());
+                let rest = self.candidates.iter().copied().filter(|feature| !order.contains(feature));
+                let mut kept: Vec<usize> = named.chain(rest).take(n.unwrap_or(*most)).collect();
+                kept.sort_unstable();
+                kept.dedup();
+                kept
+            }
+        }
     }
 
     /// The candidates with the largest `sum |c_target - c| * ||f||`, ascending by latent; among equal ones the lower latent wins.

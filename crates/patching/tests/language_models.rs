@@ -11,7 +11,7 @@ use monosem_hooks::{HookPoint, HookedModel, Site};
 use monosem_lm::{LanguageModel, LoadOptions};
 use monosem_patching::{
     Change, Circuit, CircuitConfig, CircuitLayer, Half, Intervention, Occurrence, Patching, PatchingConfig,
-    SelectionConfig, Steering, accuracy,
+    SelectionConfig, Start, Steering, accuracy,
 };
 
 fn model(name: &str) -> LanguageModel {
@@ -31,7 +31,7 @@ fn incremental_and_batched_runs_agree_with_whole_ones() {
             let patching = Patching::new(&model, &dictionary, &prompts, &config).unwrap();
             let thresholds = vec![1e-9, 1e-7, 1e-5, 1e-3];
             let selection = patching
-                .select(&SelectionConfig { thresholds, seed: 0, max_candidates: Some(20) }, &mut |_, _| {
+                .select(&SelectionConfig { thresholds, seed: 0, start: Start::LargestChanges(20) }, &mut |_, _| {
                     ControlFlow::Continue(())
                 })
                 .unwrap();

@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 use common::{D_MODEL, Model, prompts};
 use monosem_dictionary::{Activation, LinearDictionary};
 use monosem_hooks::{HookPoint, HookedModel, Site};
-use monosem_patching::{FeatureChange, Half, Patching, PatchingConfig, PatchingError, Prompt, SelectionConfig};
+use monosem_patching::{FeatureChange, Half, Patching, PatchingConfig, PatchingError, Prompt, SelectionConfig, Start};
 use proptest::prelude::*;
 
 const SITES: [Site; 5] = [Site::ResidPre, Site::AttnOut, Site::ResidMid, Site::MlpOut, Site::ResidPost];
@@ -128,12 +128,24 @@ proptest! {
     }
 
     #[test]
-    fn a_selection_is_nested_and_its_numbers_are_those_of_its_sets(case in case(), most in prop::option::of(0usize..30), seed in 0u64..9) {
+    fn a_selection_is_nested_and_its_numbers_are_those_of_its_sets(
+        case in case(), most in prop::option::of(0usize..30), order in prop::option::of(Just((0..24).collect::<Vec<usize>>()).prop_shuffle()), seed in 0u64..9,
+    ) {
         let patching = case.patching();
-        let config = SelectionConfig { thresholds: vec![1e-5, 1e-4, 1e-2, 0.1, 1.0, 1e3], seed, max_candidates: most };
+        let start = match (most, &order) {
+            (None, _) => Start::All,
+            (Some(most), None) => Start::LargestChanges(most),
+            (Some(most), Some(order)) => Start::First(most, order.clone()),
+        };
+        let config = SelectionConfig { thresholds: vec![1e-5, 1e-4, 1e-2, 0.1, 1.0, 1e3], seed, start: start.clone() };
         let selection = patching.select(&config, &mut go_on).unwrap();
         prop_assert_eq!(selection.full.features.len(), patching.candidates().len());
         prop_assert_eq!(selection.start.features.len() + selection.screened_out, patching.candidates().len());
+        if let Start::First(most, order) = &start {
+            let candidates = order.iter().filter(|f| patching.candidates().contains(f)).take(*most);
+            prop_assert!(candidates.clone().all(|f| selection.start.features.contains(f)));
+            prop_assert_eq!(candidates.count(), selection.start.features.len());
+        }
         let start = selection.start.features.len();
         prop_assert!(selection.wider.iter().rev().zip(1..).all(|(set, i)| set.features.len() == start.max(1) << i));
         let mut outer = &selection.full;
@@ -196,7 +208,7 @@ fn nothing_before_io_changes_and_dropped_positions_never_do() {
 fn work_ends_when_it_is_told_to() {
     let case = Case::new(0, 3, HookPoint::new(0, Site::ResidPost), false);
     let patching = case.patching();
-    let config = SelectionConfig { thresholds: SelectionConfig::log_spaced(50), seed: 0, max_candidates: None };
+    let config = SelectionConfig { thresholds: SelectionConfig::log_spaced(50), seed: 0, start: Start::All };
     let mut stop = |done: usize, _| if done < 3 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) };
     assert_eq!(patching.select(&config, &mut stop), Err(PatchingError::Interrupted));
     assert_eq!(patching.rank_by_single_effect(None, &mut stop), Err(PatchingError::Interrupted));

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use monosem_hooks::HookPoint;
+use monosem_lm::Precision;
 
 use crate::commands;
 use crate::model::Model;
@@ -33,7 +34,7 @@ pub(crate) struct Where {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Patch {
-    /// Find the features that cause indirect object identification.
+    /// Find the features that cause the answer of a task: indirect object identification, or another by --task.
     Ioi(Ioi),
     /// Change features while the model reads a text, and show what that does.
     Run(PatchRun),
@@ -43,7 +44,8 @@ pub(crate) enum Patch {
 pub(crate) struct Ioi {
     #[command(flatten)]
     pub(crate) at: Where,
-    /// Names and templates: english, toy, or a TOML file of that form.
+    /// The task: english or toy (indirect object identification), pronoun, agreement, greater-than, closing, toy-pronoun, toy-agreement, or a
+    /// TOML file of such a form.
     #[arg(long, default_value = "english")]
     pub(crate) task: String,
     /// Draw the prompts from this many names; 0 for all. A sparse dictionary spends features on each name.
@@ -61,9 +63,12 @@ pub(crate) struct Ioi {
     /// The highest threshold, in nats.
     #[arg(long, default_value_t = 1.0, value_parser = commands::threshold)]
     pub(crate) high: f64,
-    /// Start with this many features instead of all: those that change most; 0 for all.
+    /// Start with this many features instead of all, those to which gradients attribute the largest effects; 0 for all.
     #[arg(long, default_value_t = 0)]
     pub(crate) max_candidates: usize,
+    /// What the model's maps are computed in: f32, or bf16 (about half the time where the processor has AVX512-BF16).
+    #[arg(long, default_value = "f32")]
+    pub(crate) precision: Precision,
     /// Draws prompts and the order of visiting.
     #[arg(long, default_value_t = 0)]
     pub(crate) seed: u64,

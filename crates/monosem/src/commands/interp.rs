@@ -26,7 +26,7 @@ const NORM_CONTEXTS: usize = 32;
 pub(crate) fn interp(args: &cli::Interp) -> Result<u8> {
     interrupt::listen()?;
     let asks = Asks::new(&args.scoring)?;
-    let site = Site::open(&args.at)?;
+    let site = Site::open(&args.at, monosem_lm::Precision::F32)?;
     let n_latents = site.dictionary.n_latents();
     let features =
         if args.features.is_empty() { (0..args.first.min(n_latents)).collect() } else { args.features.clone() };

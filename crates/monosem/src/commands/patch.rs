@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result, ensure};
 use monosem_assets::Assets;
 use monosem_dictionary::{Dictionary as _, Estimate, LinearDictionary, metadata};
 use monosem_hooks::{HookPoint, HookedModel as _};
-use monosem_lm::{LanguageModel, LoadOptions, Tokenizer};
+use monosem_lm::{LanguageModel, LoadOptions, Precision, Tokenizer};
 use monosem_patching::{Change, Half, Intervention, Patching, PatchingConfig, SelectionConfig, Steering, accuracy};
 use serde_json::json;
 
@@ -12,7 +12,7 @@ use super::{Bar, check_autoencoder};
 use crate::causal::{self, descend, over_prompts};
 use crate::cli;
 use crate::output::{note, say};
-use crate::profile::thresholds;
+use crate::profile::{Screen, thresholds};
 use crate::{exit, interrupt};
 
 /// A dictionary, its model, and the hook point where they meet.
@@ -25,7 +25,7 @@ pub(crate) struct Site {
 }
 
 impl Site {
-    pub(crate) fn open(at: &cli::Where) -> Result<Self> {
+    pub(crate) fn open(at: &cli::Where, precision: Precision) -> Result<Self> {
         let dictionary = LinearDictionary::load_any(&at.dictionary)?;
         check_autoencoder(&at.dictionary, &dictionary)?;
         // Other formats say it in ways of their own, or not at all.
@@ -42,10 +42,7 @@ impl Site {
         }
         let assets = Assets::from_env()?;
         let files = at.model.obtain(&assets, &mut |progress| Bar::new("model").fetch(&progress))?;
-        let model = LanguageModel::load(
-            &files,
-            &LoadOptions { center_writing_weights: at.centered, ..LoadOptions::default() },
-        )?;
+        let model = LanguageModel::load(&files, &LoadOptions { center_writing_weights: at.centered, precision })?;
         let tokenizer = Tokenizer::load(&files)?;
         let width = model.width(hook.site).filter(|_| hook.layer < model.n_layers());
         let width = width.with_context(|| format!("{} has no hook point {hook}", at.model))?;
@@ -65,10 +62,10 @@ impl Site {
     }
 }
 
-/// Finds the features that cause indirect object identification, and prints the sets that the selection went through.
+/// Finds the features that cause the answer of a task, and prints the sets that the selection went through.
 pub(crate) fn ioi(args: &cli::Ioi) -> Result<u8> {
     interrupt::listen()?;
-    let site = Site::open(&args.at)?;
+    let site = Site::open(&args.at, args.precision)?;
     let task = causal::task(&args.task)?;
     ensure!(args.low <= args.high, "--low {} is above --high {}", args.low, args.high);
     let encode = causal::encoder(&site.tokenizer);
@@ -86,7 +83,10 @@ pub(crate) fn ioi(args: &cli::Ioi) -> Result<u8> {
     let selection = SelectionConfig {
         thresholds: thresholds(args.thresholds, args.low, args.high),
         seed: args.seed,
-        max_candidates: (args.max_candidates > 0).then_some(args.max_candidates),
+        start: {
+            let most = (args.max_candidates > 0).then_some(args.max_candidates);
+            causal::screened(&patching, &site.model, most, Screen::Attribution)?
+        },
     };
     let mut bar = Bar::new("selection");
     let mut progress = |done: usize, total: usize| bar.show(done as u64, total as u64, "visits");
@@ -109,7 +109,7 @@ pub(crate) fn ioi(args: &cli::Ioi) -> Result<u8> {
         return Ok(exit::OK);
     }
     say!(
-        "the model names the indirect object in {} % of {n} prompts (mean logit difference {})",
+        "the model prefers the right answer in {} % of {n} prompts (mean logit difference {})",
         with_interval(&percent(&share), 0),
         with_interval(&logit_diff, 2)
     );
@@ -147,7 +147,7 @@ fn with_interval(estimate: &Estimate, decimals: usize) -> String {
 /// Changes features while the model reads a text, and prints the continuation and the probabilities without and with that.
 pub(crate) fn run(args: &cli::PatchRun) -> Result<u8> {
     interrupt::listen()?;
-    let site = Site::open(&args.at)?;
+    let site = Site::open(&args.at, Precision::F32)?;
     let change = match (args.scale, args.set) {
         (Some(factor), _) => Change::Scale(factor),
         (None, Some(value)) => Change::Set(value),

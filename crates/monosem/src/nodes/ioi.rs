@@ -244,7 +244,7 @@ impl Experiment<'_> {
     fn run(self, assets: &Assets, ctx: &Ctx<'_>) -> Result<()> {
         let Self { place, method } = self;
         let Place { language, ioi, hook, names, experiment } = place;
-        let model = fetch::load(assets, &language.model, language.center_writing_weights, ctx)?;
+        let model = fetch::load_in(ioi.precision, assets, &language.model, language.center_writing_weights, ctx)?;
         let tokenizer = Tokenizer::load(&fetch::model(assets, &language.model, ctx)?)?;
         let task = causal::task(&ioi.task)?;
         let prompts = Prompts::draw(task, names, [ioi.prompts, ioi.report_prompts], ioi.seed, &tokenizer)?;
@@ -262,8 +262,9 @@ impl Experiment<'_> {
         let runs = (drawn.len() * ioi.seeds.len()) as u64;
         for &(half, prompts) in &drawn {
             let patching = Patching::new(&model, &dictionary, prompts, &config)?;
+            let start = causal::screened(&patching, &model, ioi.candidates(), ioi.screen)?;
             for &seed in &ioi.seeds {
-                let selection = SelectionConfig { thresholds: ioi.grid(), seed, max_candidates: ioi.candidates() };
+                let selection = SelectionConfig { thresholds: ioi.grid(), seed, start: start.clone() };
                 let before = descents.len() as u64;
                 let mut progress = |done: usize, total: usize| {
                     ctx.progress(before * total as u64 + done as u64, runs * total as u64, "visits");

@@ -96,7 +96,7 @@ fn of_language<'a>(language: &'a Language, assets: &'a Assets) -> Vec<Node<'a>> 
         }
     }
     nodes.extend(ioi::nodes(language, assets));
-    nodes.extend(sae::nodes_for_circuits(language));
+    nodes.extend(sae::causal_nodes(language));
     nodes.extend(language.circuits.iter().map(|circuits| circuit::node(language, circuits, assets)));
     if let Some(studies) = &language.case_studies {
         nodes.extend(studies.hooks.iter().map(|hook| case_study::node(language, studies, *hook, assets)));

@@ -34,12 +34,11 @@ pub(super) fn nodes(language: &Language, hook: HookPoint) -> Vec<Node<'_>> {
     language.cases().into_iter().map(|case| node_of(language, hook, case)).collect()
 }
 
-/// The nodes of autoencoders that only circuits want.
-pub(super) fn nodes_for_circuits(language: &Language) -> Vec<Node<'_>> {
-    let circuits =
-        language.circuits.iter().flat_map(|circuits| circuits.hooks.iter().map(move |hook| (circuits, *hook)));
-    let only = circuits.filter(|(_, hook)| !language.capture.hooks.contains(hook));
-    only.map(|(circuits, hook)| node_of(language, hook, (circuits.ratio, circuits.alpha))).collect()
+/// The nodes of autoencoders that only causal tasks and circuits want.
+pub(super) fn causal_nodes(language: &Language) -> Vec<Node<'_>> {
+    let tied = language.causal_cases().into_iter().map(|(hook, ratio, alpha)| node_of(language, hook, (ratio, alpha)));
+    let families = language.causal_families().into_iter().filter_map(|hook| families_node(language, hook));
+    tied.chain(families).collect()
 }
 
 fn node_of(language: &Language, hook: HookPoint, (ratio, alpha): (f64, f32)) -> Node<'_> {

@@ -10,6 +10,7 @@ use super::Profile;
 const EMBEDDED: &[(&str, &str)] = &[
     ("smollm2", include_str!("../../profiles/smollm2.toml")),
     ("smollm2-ioi", include_str!("../../profiles/smollm2-ioi.toml")),
+    ("smollm2-causal", include_str!("../../profiles/smollm2-causal.toml")),
     ("smollm2-interp", include_str!("../../profiles/smollm2-interp.toml")),
     ("smollm2-llm", include_str!("../../profiles/smollm2-llm.toml")),
     ("smollm2-mlp", include_str!("../../profiles/smollm2-mlp.toml")),

@@ -20,7 +20,7 @@ mod studies;
 mod sweep;
 
 pub(crate) use causal::thresholds;
-pub use causal::{Circuits, Ioi};
+pub use causal::{Circuits, Ioi, Screen};
 use claims::distinct;
 pub use claims::{Asked, Interp, Properties, RandomModel};
 pub use layers::{Loaded, embedded, load};
@@ -347,12 +347,12 @@ impl Language {
             interp.validate(self.corpus.context, &cases)?;
         }
         if let Some(ioi) = &self.ioi {
-            ioi.validate("language.ioi", &self.capture.hooks, &cases)?;
+            ioi.validate("language.ioi", &cases)?;
         }
         let tasks: Vec<_> = self.tasks.iter().map(|task| task_name(&task.task)).collect();
         distinct("language.tasks", &tasks)?;
         for task in &self.tasks {
-            task.validate("language.tasks", &self.capture.hooks, &cases)?;
+            task.validate("language.tasks", &cases)?;
         }
         if let Some(circuits) = &self.circuits {
             if self.interp.is_none() {

@@ -5,7 +5,7 @@ use monosem_hooks::HookPoint;
 use monosem_sae::{AuxK, BatchTopK, Family, Matryoshka, TopK, TrainConfig};
 use serde::{Deserialize, Serialize};
 
-use super::{FamilyCase, Language, distinct, not_negative, positive};
+use super::{Circuits, FamilyCase, Ioi, Language, distinct, not_negative, positive};
 
 /// Autoencoders of every size with every coefficient at several hook points, those of one size in one pass over the activations: figures 6, 7 and 16 of the paper.
 /// What is not said here is as in `[language.sae]`.
@@ -92,17 +92,50 @@ impl Sweep {
 }
 
 impl Language {
-    /// Every hook point at which dictionaries are compared: those of `[language.capture]`, then those that only sweeps want.
+    /// Every hook point at which dictionaries are compared: those of `[language.capture]`, then those that only sweeps or causal tasks
+    /// want.
     #[must_use]
     pub fn hooks(&self) -> Vec<HookPoint> {
-        self.captured_and(self.sweep.iter().flat_map(|sweep| &sweep.hooks))
+        let of_sweeps = self.sweep.iter().flat_map(|sweep| &sweep.hooks);
+        self.captured_and(of_sweeps.chain(self.causal_tasks().flat_map(|task| &task.hooks)))
     }
 
     /// Every hook point whose activations are captured on the text to interpret by: those of `[language.capture]`, then those that only
-    /// circuits want.
+    /// causal tasks or circuits want.
     #[must_use]
     pub fn interpreted_hooks(&self) -> Vec<HookPoint> {
-        self.captured_and(self.circuits.iter().flat_map(|circuits| &circuits.hooks))
+        let of_tasks = self.causal_tasks().flat_map(|task| &task.hooks);
+        self.captured_and(of_tasks.chain(self.circuits.iter().flat_map(|circuits| &circuits.hooks)))
+    }
+
+    /// Hook points, ratios and alphas of the autoencoders that are trained for causal tasks and circuits alone.
+    #[must_use]
+    pub fn causal_cases(&self) -> Vec<(HookPoint, f64, f32)> {
+        let of_task = |task: &Ioi| {
+            let of_hook =
+                |hook: &HookPoint| task.alphas.iter().map(|alpha| (*hook, task.ratio, *alpha)).collect::<Vec<_>>();
+            task.hooks.iter().flat_map(of_hook).collect::<Vec<_>>()
+        };
+        let of_circuits = |c: &Circuits| c.hooks.iter().map(|hook| (*hook, c.ratio, c.alpha)).collect::<Vec<_>>();
+        let wanted = self.causal_tasks().flat_map(of_task).chain(self.circuits.iter().flat_map(of_circuits));
+        let mut cases = Vec::new();
+        for case in wanted.filter(|(hook, ..)| !self.capture.hooks.contains(hook)) {
+            if !cases.contains(&case) {
+                cases.push(case);
+            }
+        }
+        cases
+    }
+
+    /// Hook points at which the other families are trained for causal tasks alone.
+    #[must_use]
+    pub fn causal_families(&self) -> Vec<HookPoint> {
+        let wanted = self.causal_tasks().filter(|task| task.families).flat_map(|task| &task.hooks);
+        self.captured_and(wanted).split_off(self.capture.hooks.len())
+    }
+
+    fn causal_tasks(&self) -> impl Iterator<Item = &Ioi> {
+        self.ioi.iter().chain(&self.tasks)
     }
 
     /// Every hook point whose activations are captured to train on.

@@ -37,7 +37,7 @@ pub enum Half {
 }
 
 /// Something that a model does, with prompts that show it.
-pub trait Task: Send + Sync {
+pub trait Task: std::fmt::Debug + Send + Sync {
     /// Draws `n` different prompts from a half of the words and of the templates. The halves depend on `seed` alone, not on `n`.
     ///
     /// # Errors
