@@ -9,6 +9,7 @@ mod examples;
 mod explain;
 mod explanation;
 mod gather;
+mod histogram;
 mod llm;
 mod pattern;
 mod records;
@@ -28,6 +29,7 @@ pub use examples::{Example, FeatureExamples, Fragments, Moments, Quiet};
 pub use explain::{PatternConfig, PatternExplainer};
 pub use explanation::{PatternExplanation, PatternSimulator, Rule};
 pub use gather::{GatherConfig, Gatherer, SplitRule};
+pub use histogram::TokenHistogram;
 pub use llm::{
     Evidence, Exchange, ExplainerKind, Interpreter, LlmConfig, Prompts, QuietRef, ScorerKind, Template, TemplateError,
     Unscored, Verdict, Written,

@@ -18,15 +18,17 @@ use serde::{Deserialize, Serialize};
 use crate::profile::Screen;
 
 /// The tasks that come with the program, by name.
-const TASKS: [(&str, &str); 9] = [
+const TASKS: [(&str, &str); 11] = [
     ("english", include_str!("../ioi/templates.toml")),
     ("toy", include_str!("../ioi/toy-familiar.toml")),
     ("toy-held-out", include_str!("../ioi/toy.toml")),
     ("pronoun", include_str!("../tasks/pronoun.toml")),
+    ("gender", include_str!("../tasks/gender.toml")),
     ("agreement", include_str!("../tasks/agreement.toml")),
     ("greater-than", include_str!("../tasks/greater-than.toml")),
     ("closing", include_str!("../tasks/closing.toml")),
     ("toy-pronoun", include_str!("../tasks/toy-pronoun.toml")),
+    ("toy-gender", include_str!("../tasks/toy-gender.toml")),
     ("toy-agreement", include_str!("../tasks/toy-agreement.toml")),
 ];
 
@@ -38,13 +40,18 @@ const HALF: f64 = 0.5;
 /// # Errors
 /// If there is no such task or file, or it is not of the right form.
 pub(crate) fn task(name: &str) -> Result<Box<dyn Task>> {
-    if let Some((_, text)) = TASKS.iter().find(|(known, _)| *known == name) {
+    if let Some(text) = built_in(name) {
         return Ok(parse_task(text, name)?);
     }
     let known: Vec<&str> = TASKS.iter().map(|(name, _)| *name).collect();
     let text = std::fs::read_to_string(Path::new(name))
         .with_context(|| format!("{name:?} is neither a task ({}) nor a file that can be read", known.join(", ")))?;
     Ok(parse_task(&text, name)?)
+}
+
+/// The text of a task that comes with the program.
+pub(crate) fn built_in(name: &str) -> Option<&'static str> {
+    TASKS.iter().find(|(known, _)| *known == name).map(|(_, text)| *text)
 }
 
 /// Two sets of prompts that share no name and no template. Layers, alphas and the like are chosen by what the one says, and claims are

@@ -76,6 +76,11 @@ impl Distribution {
         Self { p, log_p: logits.iter().map(|logit| f64::from(*logit) - shift).collect() }
     }
 
+    /// The probabilities.
+    pub(crate) fn p(&self) -> &[f64] {
+        &self.p
+    }
+
     /// Logarithms of the probabilities.
     pub(crate) fn log_p(&self) -> &[f64] {
         &self.log_p

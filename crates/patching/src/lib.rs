@@ -3,7 +3,8 @@
 //! A [`Task`] gives prompts and their counterfactuals: [`IoiTask`], [`MinimalPairs`], [`GreaterThanTask`], or one's own through [`draw_prompts`]. [`Patching`] runs both once; after that any set of features can be moved to
 //! what they are in the counterfactual, to see how far the model's answer follows ([`Patching::evaluate`]), which few features carry it
 //! ([`Patching::select`], [`Patching::rank_by_single_effect`], [`Curve`]), and where they differ ([`Patching::feature_changes`]). [`Steering`]
-//! changes features on any text.
+//! changes features on any text, and [`logit_effect`] says what that does where a feature is active. [`EditedPrompts`] and [`kl_of_edits`] measure any edit
+//! of activations, whether by a dictionary or not.
 //!
 //! ```
 //! use monosem_dictionary::Dictionary;
@@ -44,9 +45,11 @@ mod attribution;
 mod circuit;
 mod curve;
 mod directions;
+mod edits;
 mod error;
 mod evaluation;
 mod intervention;
+mod logit_effect;
 mod pass;
 mod patching;
 mod prompt;
@@ -58,9 +61,11 @@ mod task;
 
 pub use circuit::{Candidate, Circuit, CircuitConfig, CircuitEdge, CircuitLayer, CircuitNode, Occurrence};
 pub use curve::{Bootstrap, CountAxis, Curve, Interval};
+pub use edits::{ActivationEdit, EditEvaluation, EditFrom, EditPlace, EditedPrompts, kl_of_edits};
 pub use error::{PatchingError, Progress};
 pub use evaluation::Evaluation;
 pub use intervention::{Change, Intervention, Steered, Steering, TokenChange};
+pub use logit_effect::{LogitEffect, logit_effect};
 pub use patching::{Patching, PatchingConfig};
 pub use prompt::{Accuracy, Mark, Prompt, accuracy};
 pub use ranking::{FeatureChange, SingleEffect};

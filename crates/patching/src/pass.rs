@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use monosem_hooks::{HookPoint, HookedModel, Past, Resumed, Resumption, Site};
-use ndarray::{Array2, Array3, ArrayView2, ArrayView3, ArrayViewMut3, s};
+use ndarray::{Array2, Array3, ArrayView2, ArrayView3, ArrayViewMut3, Axis, s};
 
 use crate::PatchingError;
 
@@ -59,14 +59,17 @@ fn at_ends(stream: ArrayView3<'_, f32>, ends: &[usize]) -> Array3<f32> {
     Array3::from_shape_fn((batch, 1, width), |(i, _, k)| stream[[i, ends[i], k]])
 }
 
+/// Checks that the model has the hook point, and returns its width.
+pub(crate) fn check_site(model: &dyn HookedModel, hook: HookPoint) -> Result<usize, PatchingError> {
+    let n_layers = model.n_layers();
+    let width = model.width(hook.site).filter(|_| hook.layer < n_layers);
+    width.ok_or(PatchingError::NoHookPoint { hook, n_layers })
+}
+
 /// Checks that the model has the hook point, of the width that a dictionary reads.
 pub(crate) fn check_hook(model: &dyn HookedModel, hook: HookPoint, d_in: usize) -> Result<(), PatchingError> {
-    let n_layers = model.n_layers();
-    match model.width(hook.site) {
-        Some(width) if hook.layer < n_layers && width == d_in => Ok(()),
-        Some(width) if hook.layer < n_layers => Err(PatchingError::Width { d_in, hook, width }),
-        _ => Err(PatchingError::NoHookPoint { hook, n_layers }),
-    }
+    let width = check_site(model, hook)?;
+    if width == d_in { Ok(()) } else { Err(PatchingError::Width { d_in, hook, width }) }
 }
 
 /// Checks that the model can run a text.
@@ -148,6 +151,22 @@ impl Continuation<'_> {
             });
         }
         self.model.resume(self.layer(), &resumed, keep)
+    }
+
+    /// Runs one context with activations `x` `[position, width]` at the hook point, and returns the logits `[position, d_vocab]` at every
+    /// position. `entering` is as in [`Captured`], of this context alone.
+    pub(crate) fn all_logits(&self, entering: Option<&Array3<f32>>, x: &Array2<f32>) -> Array2<f32> {
+        let stream = entering.cloned().unwrap_or_else(|| x.clone().insert_axis(Axis(0)));
+        let mut put = |point, mut activations: ArrayViewMut3<'_, f32>| {
+            if point == self.hook && entering.is_some() {
+                activations.index_axis_mut(Axis(0), 0).assign(x);
+            }
+            ControlFlow::Continue(())
+        };
+        match self.model.forward_from(self.layer(), stream, &mut put) {
+            ControlFlow::Continue(logits) => logits.index_axis_move(Axis(0), 0),
+            ControlFlow::Break(()) => unreachable!("the hook never ends the pass"),
+        }
     }
 }
 

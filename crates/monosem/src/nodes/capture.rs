@@ -50,8 +50,10 @@ pub(super) fn nodes<'a>(language: &'a Language, assets: &'a Assets) -> Vec<Node<
     let job = |name, split, share: f64, hooks| Job { name, split, tokens: tokens * share, hooks, random: None };
     let train = job(TRAIN, "train", 1.0 - held_out - interpretation, language.trained_hooks());
     let mut jobs = vec![train, job(HELD_OUT, "held_out", held_out, language.trained_hooks())];
-    if let Some(interp) = &language.interp {
+    if language.interp.is_some() || language.case_studies.is_some() {
         jobs.push(job(INTERPRETATION, "interpretation", interpretation, language.interpreted_hooks()));
+    }
+    if let Some(interp) = &language.interp {
         if let Some(random) = &interp.random_model {
             let limits =
                 [(RANDOM_TRAIN, "train", random.tokens), (RANDOM_INTERPRETATION, "interpretation", usize::MAX)];

@@ -228,7 +228,7 @@ fn nodes_of<'a>(place: Place<'a>, assets: &'a Assets) -> Vec<Node<'a>> {
 }
 
 /// A task given as a path: its content belongs to the key.
-fn task_file(task: &str) -> Option<std::path::PathBuf> {
+pub(super) fn task_file(task: &str) -> Option<std::path::PathBuf> {
     let path = std::path::PathBuf::from(task);
     path.is_file().then_some(path)
 }

@@ -8,9 +8,11 @@ mod attribution;
 mod autointerp;
 mod baselines;
 mod capture;
+mod case_study;
 mod circuit;
 mod corpus;
 mod curve;
+mod erasure;
 mod fetch;
 mod grid;
 mod interp;
@@ -96,6 +98,12 @@ fn of_language<'a>(language: &'a Language, assets: &'a Assets) -> Vec<Node<'a>> 
     nodes.extend(ioi::nodes(language, assets));
     nodes.extend(sae::causal_nodes(language));
     nodes.extend(language.circuits.iter().map(|circuits| circuit::node(language, circuits, assets)));
+    if let Some(studies) = &language.case_studies {
+        nodes.extend(studies.hooks.iter().map(|hook| case_study::node(language, studies, *hook, assets)));
+    }
+    if let Some(erasure) = &language.erasure {
+        nodes.extend(erasure.hooks.iter().map(|hook| erasure::node(language, erasure, *hook, assets)));
+    }
     nodes
 }
 

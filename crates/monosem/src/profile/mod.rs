@@ -16,6 +16,7 @@ mod causal;
 mod claims;
 mod layers;
 mod planted;
+mod studies;
 mod sweep;
 
 pub(crate) use causal::thresholds;
@@ -24,6 +25,7 @@ use claims::distinct;
 pub use claims::{Asked, Interp, Properties, RandomModel};
 pub use layers::{Loaded, embedded, load};
 pub use planted::{Anchor, Generator, Grid, Planted};
+pub use studies::{CaseStudies, Erasure, NamedFeature};
 pub use sweep::{Sweep, SweptFamily};
 
 /// Every setting of one run.
@@ -87,6 +89,10 @@ pub struct Language {
     pub tasks: Vec<Ioi>,
     /// What features are made of earlier ones.
     pub circuits: Option<Circuits>,
+    /// The tokens behind single features and dimensions, and what they do.
+    pub case_studies: Option<CaseStudies>,
+    /// A concept erased in several ways.
+    pub erasure: Option<Erasure>,
     /// Known properties of the toy language, told by single latents.
     pub properties: Option<Properties>,
 }
@@ -355,6 +361,18 @@ impl Language {
                 );
             }
             circuits.validate(&cases)?;
+        }
+        if let Some(studies) = &self.case_studies {
+            if self.corpus.interpretation == 0.0 {
+                bail!("language.corpus.interpretation = 0: [language.case_studies] needs a share of the text");
+            }
+            studies.validate(&self.capture.hooks, &cases)?;
+        }
+        if let Some(erasure) = &self.erasure {
+            if self.corpus.held_out == 0.0 {
+                bail!("language.corpus.held_out = 0: [language.erasure] needs a share of the text");
+            }
+            erasure.validate(&self.capture.hooks, &cases)?;
         }
         if let Some(properties) = &self.properties {
             properties.validate()?;
