@@ -70,7 +70,8 @@ pub(super) fn node<'a>(
         "monosem/interpretation",
         "monosem/evaluation",
     ];
-    let n_studies = studies.named_at(hook).count() + studies.automatic + studies.dimensions.len() + studies.automatic_dimensions;
+    let n_studies =
+        studies.named_at(hook).count() + studies.automatic + studies.dimensions.len() + studies.automatic_dimensions;
     let weight = 5.0 + (n_studies * studies.contexts * language.corpus.context) as f64 / 900.0;
     let run = move |ctx: &Ctx<'_>| run(language, studies, hook, assets, ctx);
     let mut node = super::node(format!("case-study-{hook}"), deps, params, &code, weight, run);

@@ -29,12 +29,8 @@ use crate::profile::{Erasure, Language};
 const CLASSES: usize = 2;
 
 pub(super) fn node<'a>(language: &'a Language, erasure: &'a Erasure, hook: HookPoint, assets: &'a Assets) -> Node<'a> {
-    let mut deps = vec![
-        super::fetch::MODEL.into(),
-        corpus::NAME.into(),
-        capture::TRAIN.into(),
-        baselines::pca_name(hook),
-    ];
+    let mut deps =
+        vec![super::fetch::MODEL.into(), corpus::NAME.into(), capture::TRAIN.into(), baselines::pca_name(hook)];
     deps.extend(erasure.alphas.iter().map(|alpha| sae_name(hook, erasure.ratio, *alpha)));
     let tasks = [&erasure.task, &erasure.transfer];
     let params = json!({
@@ -134,14 +130,7 @@ fn run(language: &Language, erasure: &Erasure, hook: HookPoint, assets: &Assets,
 
 /// Prompts that begin with the end of a text, as documents do where activations were captured: it takes the place of the attention sink, so that a name may
 /// stand first and still be edited.
-fn draw(
-    task: &str,
-    n: usize,
-    half: Half,
-    seed: u64,
-    tokenizer: &Tokenizer,
-    place: &EditPlace,
-) -> Result<Vec<Prompt>> {
+fn draw(task: &str, n: usize, half: Half, seed: u64, tokenizer: &Tokenizer, place: &EditPlace) -> Result<Vec<Prompt>> {
     let eos = tokenizer.eos().context("the tokenizer names no end-of-text token")?;
     let encode = causal::encoder(tokenizer);
     let after_end = |text: &str| -> Vec<u32> {
@@ -281,7 +270,8 @@ fn heard<T>(
 
 /// What is left after an edit, or on average after each of several.
 fn rows_of(label: &Label, own: &[EditEvaluation], transfer: &[EditEvaluation], kl: &[Vec<f64>]) -> Vec<ResultRow> {
-    let mean = |of: &dyn Fn(&EditEvaluation) -> Vec<f64>| over_prompts(&mean_of(&own.iter().map(of).collect::<Vec<_>>()));
+    let mean =
+        |of: &dyn Fn(&EditEvaluation) -> Vec<f64>| over_prompts(&mean_of(&own.iter().map(of).collect::<Vec<_>>()));
     let contexts = mean_of(kl);
     let (n, n_transfer, n_contexts) =
         (own[0].log_odds.len() as u64, transfer[0].log_odds.len() as u64, contexts.len() as u64);
@@ -369,7 +359,8 @@ mod tests {
 
     #[test]
     fn several_edits_are_averaged_prompt_by_prompt() {
-        let of = |log_odds: [f64; 4], norm: f64| EditEvaluation { log_odds: log_odds.to_vec(), edit_norm: vec![norm; 4] };
+        let of =
+            |log_odds: [f64; 4], norm: f64| EditEvaluation { log_odds: log_odds.to_vec(), edit_norm: vec![norm; 4] };
         let two = [of([1.0, -1.0, 1.0, 1.0], 1.0), of([1.0, -1.0, -1.0, 1.0], 3.0)];
         let label = Label::new("erasure", "random-direction", "blocks.0.hook_resid_post", "");
         let rows = rows_of(&label, &two, &two, &[vec![0.1, 0.3], vec![0.3, 0.5]]);

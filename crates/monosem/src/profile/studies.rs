@@ -204,7 +204,10 @@ mod tests {
 
     const HOOK: &str = "blocks.2.hook_resid_post";
 
-    fn refused<T: for<'de> Deserialize<'de>>(text: &str, validate: fn(&T, &[HookPoint], &[(f64, f32)]) -> Result<()>) -> String {
+    fn refused<T: for<'de> Deserialize<'de>>(
+        text: &str,
+        validate: fn(&T, &[HookPoint], &[(f64, f32)]) -> Result<()>,
+    ) -> String {
         let section: T = toml::from_str(text).unwrap();
         let captured = [HOOK.parse().unwrap()];
         validate(&section, &captured, &[(8.0, 8e-3)]).err().map(|error| format!("{error:#}")).unwrap_or_default()
@@ -221,21 +224,36 @@ mod tests {
             ("dimensions = [3]\nautomatic_dimensions = 1", "of which there is none at blocks.2.hook_resid_post"),
             ("dimensions = [3, 3]", "language.case_studies.dimensions names 3 twice"),
             ("automatic = 1\ntokens = 0", "language.case_studies.tokens = 0: expected 1 to 10000"),
-            (r#"named = [{ hook = "blocks.1.hook_resid_post", feature = 3, name = "he" }]"#, "feature 3 of blocks.1.hook_resid_post, which is not one of"),
-            (r#"named = [{ hook = "blocks.2.hook_resid_post", feature = 3, name = " " }]"#, "feature 3 of blocks.2.hook_resid_post has no name"),
+            (
+                r#"named = [{ hook = "blocks.1.hook_resid_post", feature = 3, name = "he" }]"#,
+                "feature 3 of blocks.1.hook_resid_post, which is not one of",
+            ),
+            (
+                r#"named = [{ hook = "blocks.2.hook_resid_post", feature = 3, name = " " }]"#,
+                "feature 3 of blocks.2.hook_resid_post has no name",
+            ),
         ] {
             assert!(check(more).contains(said), "{more}: {}", check(more));
         }
         let other = base.replace("8e-3", "1e-3") + "automatic = 1";
-        assert_eq!(refused(&other, CaseStudies::validate), "language.case_studies: no autoencoder of ratio 8 and alpha 0.001 is trained");
+        assert_eq!(
+            refused(&other, CaseStudies::validate),
+            "language.case_studies: no autoencoder of ratio 8 and alpha 0.001 is trained"
+        );
     }
 
     #[test]
     fn settings_of_erasure_are_checked() {
-        let base = format!("hooks = [{HOOK:?}]\nratio = 8.0\nalphas = [8e-3]\ntask = \"toy-gender\"\ntransfer = \"toy-pronoun\"\n");
+        let base = format!(
+            "hooks = [{HOOK:?}]\nratio = 8.0\nalphas = [8e-3]\ntask = \"toy-gender\"\ntransfer = \"toy-pronoun\"\n"
+        );
         assert_eq!(refused(&base, Erasure::validate), "");
         for (from, to, said) in [
-            (HOOK, "blocks.1.hook_resid_post", "language.erasure.hooks has blocks.1.hook_resid_post, which is not among"),
+            (
+                HOOK,
+                "blocks.1.hook_resid_post",
+                "language.erasure.hooks has blocks.1.hook_resid_post, which is not among",
+            ),
             ("[8e-3]", "[]", "language.erasure.alphas is empty"),
             ("[8e-3]", "[1e-3]", "no autoencoder of ratio 8 and alpha 0.001"),
             ("toy-gender", "gendre", "language.erasure.task: \"gendre\" is neither a task"),
