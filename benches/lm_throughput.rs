@@ -5,9 +5,11 @@
 //! normalisation, activation and memory traffic cost nothing; with the model's maps in bf16 (a line of its own) it may be above 1. GFLOP/s counts the linear products only, in both. Without `--bench` (as under `cargo test`) one small
 //! pass through a tiny checkpoint shows that the bench still works.
 
+mod support;
+
 use std::hint::black_box;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Instant;
 
 use gemm::Parallelism;
@@ -29,7 +31,7 @@ fn main() {
         measure("llama-tiny", &load(tiny), &Case { batch: 2, positions: 16, layers: 1, rounds: 1 }, true);
         return;
     }
-    let models = load(&smollm2());
+    let models = load(&support::smollm2());
     for (batch, positions, rounds) in [(8, 128, 9), (1, 128, 25), (2, 1024, 5)] {
         measure("smollm2-135m", &models, &Case { batch, positions, layers: 18, rounds }, flag("--json"));
     }
@@ -43,17 +45,6 @@ fn load(path: &Path) -> [LanguageModel; 2] {
         let options = LoadOptions { precision, ..LoadOptions::default() };
         LanguageModel::load(path, &options).unwrap_or_else(|e| panic!("{e}"))
     })
-}
-
-/// The model file: `MONOSEM_SMOLLM2_GGUF`, or where `cargo xtask test` puts it.
-fn smollm2() -> PathBuf {
-    let folder = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-    let cache = folder("MONOSEM_CACHE").or_else(|| Some(folder("XDG_CACHE_HOME")?.join("monosem")));
-    let cache = cache.or_else(|| Some(folder("HOME")?.join(".cache/monosem"))).unwrap_or_default();
-    let cached = cache.join("assets/smollm2-135m/SmolLM2-135M-Instruct.Q4_1.gguf");
-    let path = folder("MONOSEM_SMOLLM2_GGUF").unwrap_or(cached);
-    assert!(path.exists(), "{} is not there: run `cargo xtask test`, which fetches it", path.display());
-    path
 }
 
 /// `[d_in, d_out]` of the linear products of a Llama block.

@@ -5,8 +5,10 @@
 //! library does it; the blocks above the hook point, all positions of prompts padded to one length; and `Patching`, which runs what changed.
 //! All find the same KL, which the bench checks. Without `--bench` (as under `cargo test`) a tiny model shows that it still works.
 
+mod support;
+
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Instant;
 
 use monosem_dictionary::{Activation, Dictionary, LinearDictionary};
@@ -33,7 +35,7 @@ fn main() {
         run(&case("toy-model", folder, "toy.toml", 0, (2, 2, 1)), true);
         return;
     }
-    run(&case("smollm2-135m", &smollm2(), "templates.toml", 18, (4, 8, 5)), flag("--json"));
+    run(&case("smollm2-135m", &support::smollm2(), "templates.toml", 18, (4, 8, 5)), flag("--json"));
 }
 
 fn case(
@@ -51,17 +53,6 @@ fn case(
     let encode = |text: &str| tokenizer.encode(text).unwrap_or_default();
     let prompts = task.prompts(50, 0, Half::Report, &encode).unwrap_or_else(|e| panic!("{e}"));
     Case { name, model, prompts, hook: HookPoint::new(layer, Site::ResidPost), ratio, features, rounds }
-}
-
-/// The model file: `MONOSEM_SMOLLM2_GGUF`, or where `cargo xtask test` puts it.
-fn smollm2() -> PathBuf {
-    let folder = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-    let cache = folder("MONOSEM_CACHE").or_else(|| Some(folder("XDG_CACHE_HOME")?.join("monosem")));
-    let cache = cache.or_else(|| Some(folder("HOME")?.join(".cache/monosem"))).unwrap_or_default();
-    let cached = cache.join("assets/smollm2-135m/SmolLM2-135M-Instruct.Q4_1.gguf");
-    let path = folder("MONOSEM_SMOLLM2_GGUF").unwrap_or(cached);
-    assert!(path.exists(), "{} is not there: run `cargo xtask test`, which fetches it", path.display());
-    path
 }
 
 fn run(case: &Case, json: bool) {

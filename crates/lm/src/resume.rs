@@ -134,7 +134,7 @@ impl LanguageModel {
         if contexts.is_empty() {
             return Resumption { logits: Array2::zeros((0, c.d_vocab)), pasts: Vec::new() };
         }
-        let contexts: Vec<Resumed<'_>> = contexts.iter().map(|context| context.reborrow()).collect();
+        let contexts: Vec<Resumed<'_>> = contexts.iter().map(Resumed::reborrow).collect();
         let (n_contexts, kept) = (contexts.len(), keep.then(Vec::new));
         let continued = Continued { contexts, layer, n_layers: c.n_layers, kept };
         if layer == c.n_layers {
