@@ -61,6 +61,7 @@ pub fn logit_effect(
     }
     let n = texts.len() as f64;
     p.iter_mut().flatten().for_each(|sum| *sum /= n);
-    let change = |(token, [base, steered]): (u32, [f64; 2])| TokenChange { token, base: base / n, steered: steered / n };
+    let change =
+        |(token, [base, steered]): (u32, [f64; 2])| TokenChange { token, base: base / n, steered: steered / n };
     Ok(LogitEffect { n_texts: texts.len(), changes: (0u32..).zip(log_p).map(change).collect(), p })
 }

@@ -2,6 +2,7 @@
 
 use anyhow::{Context as _, Result, bail, ensure};
 use monosem_hooks::HookPoint;
+use monosem_patching::EditFrom;
 use serde::{Deserialize, Serialize};
 
 use super::claims::distinct;
@@ -127,6 +128,10 @@ pub struct Erasure {
     pub task: String,
     /// Another task that takes the same concept: `pronoun`, `toy-pronoun`.
     pub transfer: String,
+    /// Where in a prompt erasers are fitted, features chosen, and both used: `start` (everywhere), `first-change` (from the word that tells the class on), or
+    /// `end` (the last position, where the answer is asked for).
+    #[serde(default = "from_first_change")]
+    pub positions: EditFrom,
     /// Prompts that erasers are fitted to, and features chosen by.
     #[serde(default = "hundred")]
     pub prompts: usize,
@@ -145,6 +150,10 @@ pub struct Erasure {
     /// Draws prompts and random directions.
     #[serde(default)]
     pub seed: u64,
+}
+
+fn from_first_change() -> EditFrom {
+    EditFrom::FirstChange
 }
 
 fn hundred() -> usize {
@@ -204,7 +213,10 @@ mod tests {
 
     const HOOK: &str = "blocks.2.hook_resid_post";
 
-    fn refused<T: for<'de> Deserialize<'de>>(text: &str, validate: fn(&T, &[HookPoint], &[(f64, f32)]) -> Result<()>) -> String {
+    fn refused<T: for<'de> Deserialize<'de>>(
+        text: &str,
+        validate: fn(&T, &[HookPoint], &[(f64, f32)]) -> Result<()>,
+    ) -> String {
         let section: T = toml::from_str(text).unwrap();
         let captured = [HOOK.parse().unwrap()];
         validate(&section, &captured, &[(8.0, 8e-3)]).err().map(|error| format!("{error:#}")).unwrap_or_default()
@@ -221,21 +233,36 @@ mod tests {
             ("dimensions = [3]\nautomatic_dimensions = 1", "of which there is none at blocks.2.hook_resid_post"),
             ("dimensions = [3, 3]", "language.case_studies.dimensions names 3 twice"),
             ("automatic = 1\ntokens = 0", "language.case_studies.tokens = 0: expected 1 to 10000"),
-            (r#"named = [{ hook = "blocks.1.hook_resid_post", feature = 3, name = "he" }]"#, "feature 3 of blocks.1.hook_resid_post, which is not one of"),
-            (r#"named = [{ hook = "blocks.2.hook_resid_post", feature = 3, name = " " }]"#, "feature 3 of blocks.2.hook_resid_post has no name"),
+            (
+                r#"named = [{ hook = "blocks.1.hook_resid_post", feature = 3, name = "he" }]"#,
+                "feature 3 of blocks.1.hook_resid_post, which is not one of",
+            ),
+            (
+                r#"named = [{ hook = "blocks.2.hook_resid_post", feature = 3, name = " " }]"#,
+                "feature 3 of blocks.2.hook_resid_post has no name",
+            ),
         ] {
             assert!(check(more).contains(said), "{more}: {}", check(more));
         }
         let other = base.replace("8e-3", "1e-3") + "automatic = 1";
-        assert_eq!(refused(&other, CaseStudies::validate), "language.case_studies: no autoencoder of ratio 8 and alpha 0.001 is trained");
+        assert_eq!(
+            refused(&other, CaseStudies::validate),
+            "language.case_studies: no autoencoder of ratio 8 and alpha 0.001 is trained"
+        );
     }
 
     #[test]
     fn settings_of_erasure_are_checked() {
-        let base = format!("hooks = [{HOOK:?}]\nratio = 8.0\nalphas = [8e-3]\ntask = \"toy-gender\"\ntransfer = \"toy-pronoun\"\n");
+        let base = format!(
+            "hooks = [{HOOK:?}]\nratio = 8.0\nalphas = [8e-3]\ntask = \"toy-gender\"\ntransfer = \"toy-pronoun\"\n"
+        );
         assert_eq!(refused(&base, Erasure::validate), "");
         for (from, to, said) in [
-            (HOOK, "blocks.1.hook_resid_post", "language.erasure.hooks has blocks.1.hook_resid_post, which is not among"),
+            (
+                HOOK,
+                "blocks.1.hook_resid_post",
+                "language.erasure.hooks has blocks.1.hook_resid_post, which is not among",
+            ),
             ("[8e-3]", "[]", "language.erasure.alphas is empty"),
             ("[8e-3]", "[1e-3]", "no autoencoder of ratio 8 and alpha 0.001"),
             ("toy-gender", "gendre", "language.erasure.task: \"gendre\" is neither a task"),
