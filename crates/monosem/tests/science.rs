@@ -70,6 +70,31 @@ fn the_toy_profile_bears_out_both_claims() {
         assert!(p_holm < 0.05, "{metric}: p {p_holm} after correction");
     }
 
+    // Gradients find the features that patching one by one finds, of this task and of another; and the model does that one, too.
+    let agreement =
+        |setting: &str| results.row("attribution", "sae-tied", &format!("{sae},steps=1{setting}"), "rank_correlation");
+    assert!(agreement("").1 > 0.5 && agreement(",task=toy-pronoun").1 > 0.5, "{:?}", agreement(""));
+    assert!(results.row("task", "model", "prompts=report,task=toy-agreement", "task_accuracy").0 >= 0.9);
+    for method in ["sae-tied", "pca"] {
+        let dictionary = if method == "pca" { String::new() } else { format!("{sae},") };
+        let setting = format!("{dictionary}prompts=report,task=toy-agreement");
+        let (value, _, high) = results.row("task", method, &setting, "kl_auc");
+        assert!(value < 1.0 && high < 1.0, "{method}: {value}, up to {high}");
+    }
+
+    // Features are made of earlier ones, and what gradients attribute to those is what ablating them does.
+    let circuits = std::fs::read_to_string(place.path("out").join("toy/circuits.json")).expect("circuits.json");
+    let circuits: Vec<Value> = serde_json::from_str(&circuits).expect("a list of circuits");
+    assert_eq!(circuits.len(), 2);
+    for circuit in &circuits {
+        let (nodes, edges) = (circuit["nodes"].as_array().unwrap(), circuit["edges"].as_array().unwrap());
+        assert!(nodes.len() > 3 && edges.len() + 1 >= nodes.len(), "{} nodes, {} edges", nodes.len(), edges.len());
+        let setting = circuit["setting"].as_str().unwrap();
+        assert!(results.row("circuit", "sae-tied", setting, "attribution_correlation").1 > 0.5, "{setting}");
+        let target = setting.rsplit('=').next().unwrap();
+        assert!(place.path("out").join(format!("toy/circuits/circuit-{target}.dot")).is_file());
+    }
+
     // One latent tells that a name is the giver's, named again: a property of the context. Another tells the receiver.
     let told =
         |property: &str| results.row("properties", "sae-tied", &format!("{sae},property={property}"), "best_auroc");

@@ -143,6 +143,11 @@ impl State<'_, '_> {
 
     /// Brings trials up to date along a path of candidates, each of which is then toggled or not.
     fn measure(&mut self, path: &[(usize, bool)]) {
+        /// What led to patches of long ago is forgotten now and then: a patch that comes again is then measured again.
+        const REMEMBERED: usize = 1 << 17;
+        if self.toggled.len() > REMEMBERED {
+            self.toggled.clear();
+        }
         struct Trial {
             candidate: usize,
             place: usize,

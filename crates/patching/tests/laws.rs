@@ -9,6 +9,9 @@ use monosem_dictionary::{Activation, LinearDictionary};
 use monosem_hooks::{HookPoint, HookedModel, Site};
 use monosem_patching::{FeatureChange, Half, Patching, PatchingConfig, PatchingError, Prompt, SelectionConfig, Start};
 use proptest::prelude::*;
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
 
 const SITES: [Site; 5] = [Site::ResidPre, Site::AttnOut, Site::ResidMid, Site::MlpOut, Site::ResidPost];
 
@@ -159,6 +162,27 @@ proptest! {
         prop_assert!(outer.features.is_empty());
         prop_assert_eq!(&selection, &patching.select(&config, &mut go_on).unwrap());
         prop_assert!(selection.sets().is_sorted_by(|a, b| a.len() > b.len()));
+    }
+
+    #[test]
+    fn looking_ahead_decides_nothing(case in case(), seed in 0u64..9) {
+        let patching = case.patching();
+        let thresholds = vec![1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0];
+        let config = SelectionConfig { thresholds: thresholds.clone(), seed, start: Start::All };
+        let selection = patching.select(&config, &mut go_on).unwrap();
+        // The same, one feature at a time.
+        let mut state = patching.state(patching.candidates());
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        for (threshold, (_, accepted)) in thresholds.into_iter().zip(&selection.steps) {
+            let mut order = state.features();
+            order.shuffle(&mut rng);
+            for feature in order {
+                if state.kl_toggled(feature) - state.kl() < threshold {
+                    state.toggle(feature);
+                }
+            }
+            prop_assert_eq!(&accepted.features, &state.features());
+        }
     }
 
     #[test]

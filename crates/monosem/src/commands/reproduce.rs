@@ -19,6 +19,10 @@ use crate::{device, exit, interrupt, nodes};
 
 /// Every number of a run, in the run's folder.
 const RESULTS: &str = "results.json";
+
+/// The folder of circuits in the DOT language of Graphviz.
+const GRAPHS: &str = "circuits";
+
 /// What the report needs besides: profile, nodes and their timings.
 const RUN: &str = "run.json";
 
@@ -102,6 +106,18 @@ fn conclude(summary: &Summary, page: &Path) -> Result<u8> {
     Ok(code)
 }
 
+/// Puts the graphs in the DOT language beside the report, where they are looked for.
+fn copy_graphs(node: &Path, to: &Path) -> Result<()> {
+    std::fs::create_dir_all(to).with_context(|| format!("cannot make the folder {}", to.display()))?;
+    for entry in std::fs::read_dir(node).with_context(|| format!("cannot read the folder {}", node.display()))? {
+        let from = entry?.path();
+        if let Some(name) = from.file_name().filter(|_| from.extension().is_some_and(|e| e == "dot")) {
+            std::fs::copy(&from, to.join(name)).with_context(|| format!("cannot copy {}", from.display()))?;
+        }
+    }
+    Ok(())
+}
+
 /// Collects the results of all finished nodes into `results.json`, and makes figures and page from it. Returns the page's path.
 fn write_report(graph: &Graph<'_>, store: &Store, loaded: &Loaded, root: &Path, hits: &[String]) -> Result<PathBuf> {
     let mut rows: Vec<ResultRow> = Vec::new();
@@ -109,6 +125,11 @@ fn write_report(graph: &Graph<'_>, store: &Store, loaded: &Loaded, root: &Path, 
     let mut features: Vec<FeatureExample> = Vec::new();
     let (mut circuits, mut case_studies): (Vec<Circuit>, Vec<CaseStudy>) = (Vec::new(), Vec::new());
     let mut missing = Vec::new();
+    let graphs = root.join(GRAPHS);
+    if graphs.is_dir() {
+        // Those of another profile's settings would stay.
+        std::fs::remove_dir_all(&graphs).with_context(|| format!("cannot remove {}", graphs.display()))?;
+    }
     for (name, _) in graph.edges() {
         let Some(folder) = graph.node_dir(store, name) else {
             missing.push(name);
@@ -124,6 +145,7 @@ fn write_report(graph: &Graph<'_>, store: &Store, loaded: &Loaded, root: &Path, 
         let file = folder.join(nodes::CIRCUITS);
         if file.is_file() {
             circuits.extend(read_circuits(&file)?);
+            copy_graphs(&folder, &graphs)?;
         }
         let file = folder.join(nodes::CASE_STUDIES);
         if file.is_file() {
