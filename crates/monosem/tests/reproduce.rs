@@ -114,6 +114,17 @@ alpha = 1e-3
 [language.interp.random_model]
 tokens = 600
 steps = 20
+[language.case_studies]
+hooks = ["blocks.0.hook_resid_post"]
+ratio = 2.0
+alpha = 1e-3
+named = [{ hook = "blocks.0.hook_resid_post", feature = 3, name = "no one knows" }]
+automatic = 1
+least_active = 5
+dimensions = [5]
+automatic_dimensions = 1
+tokens = 3
+contexts = 4
 "#;
 
 #[test]
@@ -245,6 +256,26 @@ fn the_papers_profile_runs_on_a_model_from_a_hub() {
         assert!(row.len() == keys.len() && keys.iter().all(|key| row.contains_key(*key)), "{row:?}");
         assert!(families.iter().any(|family| row["method"].as_str().unwrap().starts_with(family)), "{row:?}");
     }
+    // A named feature, one of large skew, a dimension, and one that goes with the named feature: every position is in one bin.
+    let studies = fs::read(place.path("out").join("tiny/case-studies.json")).unwrap();
+    let studies: Vec<serde_json::Value> = serde_json::from_slice(&studies).unwrap();
+    let picked: Vec<&str> = studies.iter().map(|study| study["picked"].as_str().unwrap()).collect();
+    let [named, by_skew, dimension, with_feature] = &picked[..] else { panic!("{picked:?}") };
+    assert!(*named == "named" && studies[0]["name"] == "no one knows" && studies[0]["feature"] == 3);
+    assert!(by_skew.starts_with("largest skew") && *dimension == "named", "{picked:?}");
+    assert!(with_feature.starts_with("largest correlation with feature 3"), "{with_feature}");
+    for study in &studies {
+        let counts =
+            |list: &serde_json::Value| list.as_array().unwrap().iter().map(|n| n.as_u64().unwrap()).sum::<u64>();
+        let of_tokens: u64 = study["tokens"].as_array().unwrap().iter().map(|token| counts(&token["counts"])).sum();
+        assert_eq!(of_tokens + counts(&study["other"]), study["n_active"].as_u64().unwrap(), "{study}");
+        assert!(study["n_contexts"] == 4 && study["tokens"].as_array().unwrap().len() <= 3, "{study}");
+        let everywhere = study["n_active"] == study["n_tokens"];
+        assert_eq!(everywhere, study["method"] == "identity", "{study}");
+    }
+    let share = value("case-study", "sae-tied", "ratio=2,alpha=0.001,feature=3", "top_token_share");
+    assert!(share > 0.0 && share <= 1.0, "{share}");
+
     // Nothing is fetched twice.
     let asked = hub.asked.lock().unwrap().len();
     succeeded(&run(&["reproduce", "--profile", "tiny.toml"]));

@@ -115,6 +115,39 @@ fn the_toy_profile_bears_out_both_claims() {
     let random = probe("random-relu", "", "absorption_rate_mean");
     assert!(low > random.2 && high < 1.0, "from {low} to {high}, random directions {random:?}");
 
+    // What someone lost is his or hers: LEACE takes that away where the answer is asked for, also with names it was not fitted to. A random direction
+    // does not, and leaves other text alone, as does no edit at all.
+    let left = |method: &str, setting: &str, metric: &str| {
+        let setting = format!("{setting}concept=toy-gender");
+        results.row("erasure", method, &setting, metric)
+    };
+    let before = left("none", "", "accuracy");
+    assert!(before.1 > 0.9 && left("none", "", "kl").0 == 0.0, "{before:?}");
+    let (leace, class_means) = (left("leace", "", "accuracy"), left("class-mean", "", "accuracy"));
+    assert!(leace.2 < 0.65 && class_means.2 < before.1, "{leace:?} {class_means:?}");
+    assert!(left("leace", "", "fitted_accuracy").2 < 0.75, "{:?}", left("leace", "", "fitted_accuracy"));
+    let random = left("random-direction", "directions=5,", "accuracy");
+    assert!(random.1 > 0.85, "{random:?}");
+    let kl = |method: &str, setting: &str| left(method, setting, "kl").0;
+    assert!(kl("random-direction", "directions=5,") < 0.05 && kl("leace", "") > kl("class-mean", ""));
+
+    // The strongest feature of its kind is active on one token over the upper half of its range; no dimension of the activation is.
+    let studies: Vec<Value> =
+        serde_json::from_slice(&std::fs::read(place.path("out/toy/case-studies.json")).unwrap()).unwrap();
+    let share = |study: &Value| {
+        let setting = [study["setting"].as_str().unwrap(), &format!("feature={}", study["feature"])]
+            .iter()
+            .filter(|part| !part.is_empty())
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join(",");
+        results.row("case-study", study["method"].as_str().unwrap(), &setting, "top_token_share").0
+    };
+    let shares = |method: &str| studies.iter().filter(|study| study["method"] == method).map(share).collect::<Vec<f64>>();
+    let (features, dimensions) = (shares("sae-tied"), shares("identity"));
+    assert_eq!((features.len(), dimensions.len()), (3, 2));
+    assert!(features.iter().any(|share| *share > 0.8) && dimensions.iter().all(|share| *share < 0.5), "{features:?} {dimensions:?}");
+
     // Planted directions are found again.
     let planted = results.row("planted", "sae-tied", "generator=uncorrelated,ratio=2,alpha=0.004", "mmcs").0;
     assert!(planted > 0.9, "MMCS {planted}");
@@ -134,7 +167,7 @@ fn the_toy_profile_bears_out_both_claims() {
         "Indirect objects",
         "fires on",
     ];
-    for text in parts.into_iter().chain(["dense probe", "Absorption rate"]) {
+    for text in parts.into_iter().chain(["dense probe", "Absorption rate", "Erasing toy-gender", "The tokens behind activations"]) {
         assert!(page.contains(text), "the report has no {text:?}");
     }
 

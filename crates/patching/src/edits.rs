@@ -3,6 +3,7 @@
 use monosem_hooks::{HookPoint, HookedModel};
 use ndarray::{Array2, Array3, ArrayView1, ArrayView2, ArrayViewMut2, Axis, s};
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 
 use crate::error::report;
 use crate::evaluation::{Distribution, log_odds, mean};
@@ -25,12 +26,25 @@ pub struct EditPlace {
 }
 
 /// From which position of a prompt on activations are edited.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum EditFrom {
     /// From the first.
     Start,
     /// From the first at which the prompt and its counterfactual differ: those before know nothing of what was asked.
     FirstChange,
+    /// From the last one on, after which the answer is expected.
+    End,
+}
+
+impl EditFrom {
+    fn first(self, prompt: &Prompt) -> usize {
+        match self {
+            Self::Start => 0,
+            Self::FirstChange => prompt.first_change(),
+            Self::End => prompt.end(),
+        }
+    }
 }
 
 /// What an edit leaves of a task, prompt by prompt.
@@ -113,7 +127,7 @@ impl<'a> EditedPrompts<'a> {
             for (row, &i) in batch.iter().enumerate() {
                 let cut = |padded: &Array3<f32>| padded.slice(s![row, ..lengths[i], ..]).to_owned();
                 let x = cut(&x);
-                let first = if from == EditFrom::Start { 0 } else { prompts[i].first_change() };
+                let first = from.first(&prompts[i]);
                 let edited = place.edited(x.view()).into_iter().filter(|position| *position >= first).collect();
                 runs[i] = Some(Run { entering: entering.as_ref().map(cut), x, edited });
             }

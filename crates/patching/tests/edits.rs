@@ -60,18 +60,18 @@ proptest! {
     }
 
     #[test]
-    fn edits_are_made_where_they_should_be_and_nowhere_else(seed in 0u64..100, inside in any::<bool>(), late in any::<bool>()) {
+    fn edits_are_made_where_they_should_be_and_nowhere_else(seed in 0u64..100, inside in any::<bool>(), late in 0usize..3) {
         let (prompts, d_vocab) = common::prompts(6, seed, Half::Report);
         let model = Model::new(d_vocab, 3, seed);
         let place = place(1, if inside { Site::MlpOut } else { Site::ResidPost });
-        let from = if late { EditFrom::FirstChange } else { EditFrom::Start };
+        let from = [EditFrom::Start, EditFrom::FirstChange, EditFrom::End][late];
         let shift = |mut x: ArrayViewMut2<'_, f32>| x.mapv_inplace(|v| v + 0.25);
         let edited = EditedPrompts::new(&model, &prompts, &place, from).unwrap();
         let (rows, origins) = edited.activations();
         let found = edited.evaluate(&shift).unwrap();
         let mut n_rows = 0;
         for (i, prompt) in prompts.iter().enumerate() {
-            let first = if late { prompt.first_change().max(1) } else { 1 };
+            let first = [1, prompt.first_change().max(1), prompt.end()][late];
             let positions: Vec<usize> = (first..prompt.tokens.len()).collect();
             n_rows += positions.len();
             prop_assert_eq!(origins.iter().filter(|origin| **origin == i).count(), positions.len());

@@ -396,7 +396,7 @@ impl Study<'_> {
         let (n_active, n_tokens) = (tokens.len() as u64, groups.iter().map(|(_, all)| all).sum::<f64>() as u64);
         let mut rows = Vec::new();
         if !subject.is_dimension {
-            rows.push(label.estimate("active_share", Estimate::of_ratio(&groups), n_tokens, "1"));
+            rows.push(label.estimate("active_share", share(&groups), n_tokens, "1"));
         }
         let (share, n_upper) = top_token_share(&histogram, &tokens, &active, |place| text.document(place));
         rows.push(label.estimate("top_token_share", share, n_upper, "1"));
@@ -443,7 +443,13 @@ fn top_token_share(
         }
     }
     let n = groups.values().map(|(_, all)| all).sum::<f64>() as u64;
-    (Estimate::of_ratio(&groups.into_values().collect::<Vec<_>>()), n)
+    (share(&groups.into_values().collect::<Vec<_>>()), n)
+}
+
+/// A share over documents, each given as its hits and its positions. Of few documents the interval would reach beyond what a share can be.
+fn share(groups: &[(f64, f64)]) -> Estimate {
+    let Estimate { value, interval } = Estimate::of_ratio(groups);
+    Estimate { value, interval: interval.map(|(low, high)| (low.max(0.0), high.min(1.0))) }
 }
 
 #[cfg(test)]

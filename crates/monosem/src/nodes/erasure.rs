@@ -12,7 +12,7 @@ use monosem_graph::{Ctx, Node};
 use monosem_hooks::HookPoint;
 use monosem_lm::{LanguageModel, Tokenizer};
 use monosem_patching::{
-    ActivationEdit, EditEvaluation, EditFrom, EditPlace, EditedPrompts, Half, PatchingError, Prompt, kl_of_edits,
+    ActivationEdit, EditEvaluation, EditPlace, EditedPrompts, Half, PatchingError, Prompt, kl_of_edits,
 };
 use monosem_report::ResultRow;
 use ndarray::{Array2, ArrayViewMut2, s};
@@ -96,7 +96,7 @@ fn run(language: &Language, erasure: &Erasure, hook: HookPoint, assets: &Assets,
     };
     let draw = |task: &str, n: usize, half: Half| draw(task, n, half, erasure.seed, &tokenizer, &place);
     let choose = draw(&erasure.task, erasure.prompts, Half::Choose)?;
-    let methods = methods(language, erasure, &model, &choose, &place, ctx)?;
+    let methods = methods(erasure, &model, &choose, &place, ctx)?;
 
     let edits: Vec<&ActivationEdit<'_>> = methods.iter().flat_map(|method| &method.edits).map(|edit| &**edit).collect();
     let contexts = Contexts::load(&ctx.dep(corpus::NAME)?.join("held_out.safetensors"))?;
@@ -105,25 +105,28 @@ fn run(language: &Language, erasure: &Erasure, hook: HookPoint, assets: &Assets,
     let kl = heard(ctx, "edits of contexts", &mut |progress| {
         kl_of_edits(&model, contexts.tokens.slice(s![..n, ..]), &place, &edits, progress)
     })?;
-    let mut left = Vec::new();
-    for task in [&erasure.task, &erasure.transfer] {
-        let prompts = draw(task, erasure.report_prompts, Half::Report)?;
-        let prompts = EditedPrompts::new(&model, &prompts, &place, EditFrom::Start)?;
-        let evaluate = |edit: &&ActivationEdit<'_>| -> Result<EditEvaluation> {
+    let left = |prompts: &[Prompt]| -> Result<Vec<EditEvaluation>> {
+        let prompts = EditedPrompts::new(&model, prompts, &place, erasure.positions)?;
+        let evaluate = |edit: &&ActivationEdit<'_>| {
             ctx.check()?;
             Ok(prompts.evaluate(*edit)?)
         };
-        left.push(edits.iter().map(evaluate).collect::<Result<Vec<_>>>()?);
-    }
+        edits.iter().map(evaluate).collect()
+    };
+    let fitted = left(&choose)?;
+    let report = left(&draw(&erasure.task, erasure.report_prompts, Half::Report)?)?;
+    let transfer = left(&draw(&erasure.transfer, erasure.report_prompts, Half::Report)?)?;
 
     let concept = format!("concept={}", causal::task_name(&erasure.task));
     let mut rows = Vec::new();
     let mut first = 0;
     for method in &methods {
         let own = first..first + method.edits.len();
-        let label = Label::new("erasure", method.name, hook, method.setting.clone()).with_setting(&concept);
-        rows.extend(rows_of(&label, &left[0][own.clone()], &left[1][own.clone()], &kl[own.clone()]));
         first = own.end;
+        let label = Label::new("erasure", method.name, hook, method.setting.clone()).with_setting(&concept);
+        rows.extend(rows_of(&label, &report[own.clone()], &kl[own.clone()]));
+        rows.push(accuracy(&label, "fitted_accuracy", &fitted[own.clone()]));
+        rows.push(accuracy(&label, "transfer_accuracy", &transfer[own]));
     }
     save_rows(ctx, &rows)
 }
@@ -163,9 +166,9 @@ fn classes(task: &str, prompts: &[Prompt]) -> Result<Vec<usize>> {
     Ok(prompts.iter().map(|prompt| usize::from(prompt.answers != answers[0])).collect())
 }
 
-/// Every way to erase the concept, fitted to these prompts or chosen by them.
+/// Every way to erase the concept, fitted to these prompts or chosen by them, at the positions where it will be used: elsewhere an eraser that was fitted moves
+/// activations along directions in which those it knows hardly vary, and by much.
 fn methods(
-    language: &Language,
     erasure: &Erasure,
     model: &LanguageModel,
     choose: &[Prompt],
@@ -174,7 +177,7 @@ fn methods(
 ) -> Result<Vec<Method>> {
     let hook = place.hook;
     let of_prompt = classes(&erasure.task, choose)?;
-    let prompts = EditedPrompts::new(model, choose, place, EditFrom::FirstChange)?;
+    let prompts = EditedPrompts::new(model, choose, place, erasure.positions)?;
     let (x, origins) = prompts.activations();
     let labels: Vec<usize> = origins.iter().map(|prompt| of_prompt[*prompt]).collect();
     let mut methods = vec![Method { name: "none", setting: String::new(), edits: vec![Box::new(|_| {})] }];
@@ -268,29 +271,31 @@ fn heard<T>(
     Ok(outcome?)
 }
 
-/// What is left after an edit, or on average after each of several.
-fn rows_of(label: &Label, own: &[EditEvaluation], transfer: &[EditEvaluation], kl: &[Vec<f64>]) -> Vec<ResultRow> {
-    let mean =
-        |of: &dyn Fn(&EditEvaluation) -> Vec<f64>| over_prompts(&mean_of(&own.iter().map(of).collect::<Vec<_>>()));
-    let contexts = mean_of(kl);
-    let (n, n_transfer, n_contexts) =
-        (own[0].log_odds.len() as u64, transfer[0].log_odds.len() as u64, contexts.len() as u64);
+/// What is left after an edit and what else changes, or on average after each of several.
+fn rows_of(label: &Label, own: &[EditEvaluation], kl: &[Vec<f64>]) -> Vec<ResultRow> {
+    let row = |metric: &str, lists: &[Vec<f64>], unit: &str| {
+        let means = mean_of(lists);
+        label.estimate(metric, over_prompts(&means), means.len() as u64, unit)
+    };
+    let p_correct: Vec<Vec<f64>> = own.iter().map(EditEvaluation::p_correct).collect();
+    let edit_norm: Vec<Vec<f64>> = own.iter().map(|evaluation| evaluation.edit_norm.clone()).collect();
     vec![
-        label.estimate("accuracy", accuracy(own), n, "1"),
-        label.estimate("p_correct", mean(&EditEvaluation::p_correct), n, "1"),
-        label.estimate("edit_norm", mean(&|e| e.edit_norm.clone()), n, "1"),
-        label.estimate("kl", over_prompts(&contexts), n_contexts, "nats"),
-        label.estimate("transfer_accuracy", accuracy(transfer), n_transfer, "1"),
+        accuracy(label, "accuracy", own),
+        row("p_correct", &p_correct, "1"),
+        row("edit_norm", &edit_norm, "1"),
+        row("kl", kl, "nats"),
     ]
 }
 
 /// The share of prompts that are right: of one edit that of independent trials, of several the mean over them by prompt.
-fn accuracy(evaluations: &[EditEvaluation]) -> Estimate {
-    if let [one] = evaluations {
-        return Estimate::of_share(one.right(), one.log_odds.len() as u64);
-    }
+fn accuracy(label: &Label, metric: &str, evaluations: &[EditEvaluation]) -> ResultRow {
+    let n = evaluations[0].log_odds.len() as u64;
     let right = |e: &EditEvaluation| e.log_odds.iter().map(|odds| f64::from(u8::from(*odds > 0.0))).collect();
-    over_prompts(&mean_of(&evaluations.iter().map(right).collect::<Vec<Vec<f64>>>()))
+    let estimate = match evaluations {
+        [one] => Estimate::of_share(one.right(), n),
+        several => over_prompts(&mean_of(&several.iter().map(right).collect::<Vec<Vec<f64>>>())),
+    };
+    label.estimate(metric, estimate, n, "1")
 }
 
 /// The mean over the lists, item by item.
@@ -363,13 +368,14 @@ mod tests {
             |log_odds: [f64; 4], norm: f64| EditEvaluation { log_odds: log_odds.to_vec(), edit_norm: vec![norm; 4] };
         let two = [of([1.0, -1.0, 1.0, 1.0], 1.0), of([1.0, -1.0, -1.0, 1.0], 3.0)];
         let label = Label::new("erasure", "random-direction", "blocks.0.hook_resid_post", "");
-        let rows = rows_of(&label, &two, &two, &[vec![0.1, 0.3], vec![0.3, 0.5]]);
+        let rows = rows_of(&label, &two, &[vec![0.1, 0.3], vec![0.3, 0.5]]);
         let value = |metric: &str| rows.iter().find(|row| row.metric == metric).map(|row| (row.value, row.n)).unwrap();
         assert_eq!(value("accuracy"), (0.625, 4));
         assert_eq!(value("edit_norm"), (2.0, 4));
         let (kl, n) = value("kl");
         assert!((kl - 0.3).abs() < 1e-12 && n == 2, "{kl} {n}");
         // One edit has the interval of a share.
-        assert_eq!(accuracy(&two[..1]), Estimate::of_share(3, 4));
+        let one = accuracy(&label, "transfer_accuracy", &two[..1]);
+        assert_eq!((one.value, one.ci_low.zip(one.ci_high)), (0.75, Estimate::of_share(3, 4).interval));
     }
 }

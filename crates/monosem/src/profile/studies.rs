@@ -2,6 +2,7 @@
 
 use anyhow::{Context as _, Result, bail, ensure};
 use monosem_hooks::HookPoint;
+use monosem_patching::EditFrom;
 use serde::{Deserialize, Serialize};
 
 use super::claims::distinct;
@@ -127,6 +128,10 @@ pub struct Erasure {
     pub task: String,
     /// Another task that takes the same concept: `pronoun`, `toy-pronoun`.
     pub transfer: String,
+    /// Where in a prompt erasers are fitted, features chosen, and both used: `start` (everywhere), `first-change` (from the word that tells the class on), or
+    /// `end` (the last position, where the answer is asked for).
+    #[serde(default = "from_first_change")]
+    pub positions: EditFrom,
     /// Prompts that erasers are fitted to, and features chosen by.
     #[serde(default = "hundred")]
     pub prompts: usize,
@@ -145,6 +150,10 @@ pub struct Erasure {
     /// Draws prompts and random directions.
     #[serde(default)]
     pub seed: u64,
+}
+
+fn from_first_change() -> EditFrom {
+    EditFrom::FirstChange
 }
 
 fn hundred() -> usize {
