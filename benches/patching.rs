@@ -55,6 +55,9 @@ fn case(
     Case { name, model, prompts, hook: HookPoint::new(layer, Site::ResidPost), ratio, features, rounds }
 }
 
+/// The mean KL with each of some features patched alone.
+type Way<'a> = dyn Fn(&[usize]) -> Vec<f64> + 'a;
+
 fn run(case: &Case, json: bool) {
     let Case { model, prompts, hook, .. } = case;
     let d = model.d_model();
@@ -72,7 +75,7 @@ fn run(case: &Case, json: bool) {
     };
     // Prompts on which a feature changes nothing are no evaluations for any of the three.
     let changed = |feature: &usize| patching.feature_changes(&[*feature])[0].n_prompts;
-    let ways: [(&str, &dyn Fn(&[usize]) -> Vec<f64>); 3] = [
+    let ways: [(&str, &Way<'_>); 3] = [
         ("whole model", &|features| features.iter().map(|f| plain.kl(*f, false)).collect()),
         ("from the hook point", &|features| features.iter().map(|f| plain.kl(*f, true)).collect()),
         ("patching", &|features| {

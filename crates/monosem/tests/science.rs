@@ -143,10 +143,14 @@ fn the_toy_profile_bears_out_both_claims() {
             .join(",");
         results.row("case-study", study["method"].as_str().unwrap(), &setting, "top_token_share").0
     };
-    let shares = |method: &str| studies.iter().filter(|study| study["method"] == method).map(share).collect::<Vec<f64>>();
+    let shares =
+        |method: &str| studies.iter().filter(|study| study["method"] == method).map(share).collect::<Vec<f64>>();
     let (features, dimensions) = (shares("sae-tied"), shares("identity"));
     assert_eq!((features.len(), dimensions.len()), (3, 2));
-    assert!(features.iter().any(|share| *share > 0.8) && dimensions.iter().all(|share| *share < 0.5), "{features:?} {dimensions:?}");
+    assert!(
+        features.iter().any(|share| *share > 0.8) && dimensions.iter().all(|share| *share < 0.5),
+        "{features:?} {dimensions:?}"
+    );
 
     // Planted directions are found again.
     let planted = results.row("planted", "sae-tied", "generator=uncorrelated,ratio=2,alpha=0.004", "mmcs").0;
@@ -167,7 +171,12 @@ fn the_toy_profile_bears_out_both_claims() {
         "Indirect objects",
         "fires on",
     ];
-    for text in parts.into_iter().chain(["dense probe", "Absorption rate", "Erasing toy-gender", "The tokens behind activations"]) {
+    for text in parts.into_iter().chain([
+        "dense probe",
+        "Absorption rate",
+        "Erasing toy-gender",
+        "The tokens behind activations",
+    ]) {
         assert!(page.contains(text), "the report has no {text:?}");
     }
 

@@ -53,18 +53,15 @@ pub(super) fn nodes<'a>(language: &'a Language, assets: &'a Assets) -> Vec<Node<
     if language.interp.is_some() || language.case_studies.is_some() {
         jobs.push(job(INTERPRETATION, "interpretation", interpretation, language.interpreted_hooks()));
     }
-    if let Some(interp) = &language.interp {
-        if let Some(random) = &interp.random_model {
-            let limits =
-                [(RANDOM_TRAIN, "train", random.tokens), (RANDOM_INTERPRETATION, "interpretation", usize::MAX)];
-            jobs.extend(limits.map(|(name, split, limit)| Job {
-                name,
-                split,
-                tokens: (tokens * interpretation).min(limit as f64),
-                hooks: language.capture.hooks.clone(),
-                random: Some(Random { seed: random.seed, tokens: limit }),
-            }));
-        }
+    if let Some(random) = language.interp.as_ref().and_then(|interp| interp.random_model.as_ref()) {
+        let limits = [(RANDOM_TRAIN, "train", random.tokens), (RANDOM_INTERPRETATION, "interpretation", usize::MAX)];
+        jobs.extend(limits.map(|(name, split, limit)| Job {
+            name,
+            split,
+            tokens: (tokens * interpretation).min(limit as f64),
+            hooks: language.capture.hooks.clone(),
+            random: Some(Random { seed: random.seed, tokens: limit }),
+        }));
     }
     jobs.into_iter().map(|job| of_job(language, assets, job)).collect()
 }

@@ -213,10 +213,9 @@ mod tests {
 
     const HOOK: &str = "blocks.2.hook_resid_post";
 
-    fn refused<T: for<'de> Deserialize<'de>>(
-        text: &str,
-        validate: fn(&T, &[HookPoint], &[(f64, f32)]) -> Result<()>,
-    ) -> String {
+    type Validate<T> = fn(&T, &[HookPoint], &[(f64, f32)]) -> Result<()>;
+
+    fn refused<T: for<'de> Deserialize<'de>>(text: &str, validate: Validate<T>) -> String {
         let section: T = toml::from_str(text).unwrap();
         let captured = [HOOK.parse().unwrap()];
         validate(&section, &captured, &[(8.0, 8e-3)]).err().map(|error| format!("{error:#}")).unwrap_or_default()
