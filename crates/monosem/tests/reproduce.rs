@@ -114,6 +114,12 @@ alpha = 1e-3
 [language.interp.random_model]
 tokens = 600
 steps = 20
+[language.circuits]
+hooks = ["blocks.0.hook_resid_post", "blocks.1.hook_resid_post"]
+ratio = 2.0
+alpha = 1e-3
+automatic = 1
+occurrences = 2
 [language.case_studies]
 hooks = ["blocks.0.hook_resid_post"]
 ratio = 2.0

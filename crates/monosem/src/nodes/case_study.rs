@@ -163,11 +163,11 @@ fn features(
     Ok(subjects)
 }
 
-/// Latents active on so many tokens, the largest skew first.
+/// Latents active on so many tokens, the largest skew first: centred, for the paper's is largest for what is always active.
 fn by_skew(moments: &[Moments], least_active: u64) -> impl Iterator<Item = usize> {
     let often = |(_, moments): &(usize, &Moments)| moments.nonzero >= least_active;
     let mut latents: Vec<(usize, f64)> =
-        moments.iter().enumerate().filter(often).filter_map(|(latent, m)| Some((latent, m.skew()?))).collect();
+        moments.iter().enumerate().filter(often).filter_map(|(latent, m)| Some((latent, m.centred_skew()?))).collect();
     latents.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
     latents.into_iter().map(|(latent, _)| latent)
 }
@@ -469,10 +469,11 @@ mod tests {
             moments.add_silent(silent);
             moments
         };
-        // Active on 2, on 4, on 3 and on 3 tokens of ten; the rarer and the more uneven, the more skewed.
-        let moments = [of(&[1.0; 2], 8), of(&[1.0; 4], 6), of(&[1.0; 3], 7), of(&[1.0, 1.0, 9.0], 7)];
-        assert_eq!(by_skew(&moments, 3).collect::<Vec<_>>(), [3, 2, 1]);
-        assert_eq!(by_skew(&moments, 5).count(), 0);
+        // Active on 2, on 4, on 3, on 3 and on all of ten tokens; the rarer and the more uneven, the more skewed.
+        let always = of(&[9.0, 9.0, 9.0, 9.0, 9.0, 8.0, 8.0, 8.0, 8.0, 8.0], 0);
+        let moments = [of(&[1.0; 2], 8), of(&[1.0; 4], 6), of(&[1.0; 3], 7), of(&[1.0, 1.0, 9.0], 7), always];
+        assert_eq!(by_skew(&moments, 3).collect::<Vec<_>>(), [3, 2, 1, 4]);
+        assert_eq!(by_skew(&moments, 11).count(), 0);
     }
 
     #[test]
