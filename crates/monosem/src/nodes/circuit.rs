@@ -185,11 +185,11 @@ impl Layer {
         self.strongest[feature].iter().map(text).collect()
     }
 
-    /// Latents active in `n` contexts or more, the largest skew first.
+    /// Latents active in `n` contexts or more, the largest skew first: centred, for the uncentred one is largest for what is always active.
     fn by_skew(&self, n: usize) -> impl Iterator<Item = usize> {
         let mut latents: Vec<(usize, f64)> = (0..self.strongest.len())
             .filter(|&latent| self.strongest[latent].len() >= n)
-            .filter_map(|latent| Some((latent, self.moments[latent].skew()?)))
+            .filter_map(|latent| Some((latent, self.moments[latent].centred_skew()?)))
             .collect();
         latents.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
         latents.into_iter().map(|(latent, _)| latent)
