@@ -35,7 +35,7 @@ fn main() {
         run(&case("toy-model", folder, "toy.toml", 0, (2, 2, 1)), true);
         return;
     }
-    run(&case("smollm2-135m", &support::smollm2(), "templates.toml", 18, (4, 8, 5)), flag("--json"));
+    run(&case("smollm2-135m", &support::smollm2(), "templates.toml", 18, (4, 3, 3)), flag("--json"));
 }
 
 fn case(

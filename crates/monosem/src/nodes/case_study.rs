@@ -1,5 +1,6 @@
 //! `case-study-HOOK`: the tokens behind the activations of single features and of single dimensions, and what removing each does to the next token.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashSet};
 
 use anyhow::{Context as _, Result, ensure};
@@ -398,8 +399,8 @@ impl Study<'_> {
         if !subject.is_dimension {
             rows.push(label.estimate("active_share", share(&groups), n_tokens, "1"));
         }
-        let (share, n_upper) = top_token_share(&histogram, &tokens, &active, |place| text.document(place));
-        rows.push(label.estimate("top_token_share", share, n_upper, "1"));
+        let found = top_token_share(histogram.middle(), &tokens, &active, |place| text.document(place));
+        rows.extend(found.map(|(share, n)| label.estimate("top_token_share", share, n, "1")));
         if let Some(largest) = changes.first() {
             let size = (largest.steered - largest.base).abs();
             rows.push(label.row("largest_logit_effect", size, effect.n_texts as u64, "nats"));
@@ -426,24 +427,40 @@ impl Study<'_> {
     }
 }
 
-/// Of the positions in the upper half of the range the share of the most frequent token, with its interval over documents, and their number.
+/// Of the positions above `middle` the share of their most frequent token, with its interval over documents, and their number.
+///
+/// The token is that of the other half of the documents, so that it is not chosen where it is counted. None where only one half has
+/// positions.
 fn top_token_share(
-    histogram: &TokenHistogram,
+    middle: f64,
     tokens: &[u32],
     active: &Active,
     document: impl Fn(Place) -> u32,
-) -> (Estimate, u64) {
-    let top = histogram.tokens.first().map(|(token, _)| *token);
-    let mut groups: BTreeMap<u32, (f64, f64)> = BTreeMap::new();
+) -> Option<(Estimate, u64)> {
+    let mut upper: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
     for ((token, value), place) in tokens.iter().zip(&active.values).zip(&active.places) {
-        if f64::from(*value) > histogram.middle() {
-            let (hits, all) = groups.entry(document(*place)).or_default();
-            *all += 1.0;
-            *hits += if Some(*token) == top { 1.0 } else { 0.0 };
+        if f64::from(*value) > middle {
+            upper.entry(document(*place)).or_default().push(*token);
         }
     }
-    let n = groups.values().map(|(_, all)| all).sum::<f64>() as u64;
-    (share(&groups.into_values().collect::<Vec<_>>()), n)
+    let (even, odd): (Vec<_>, Vec<_>) = upper.into_values().enumerate().partition(|(i, _)| i % 2 == 0);
+    let mut groups = Vec::new();
+    for (chosen_on, counted_on) in [(&even, &odd), (&odd, &even)] {
+        let top = most_frequent(chosen_on.iter().flat_map(|(_, tokens)| tokens))?;
+        let hits = |tokens: &[u32]| tokens.iter().filter(|token| **token == top).count() as f64;
+        groups.extend(counted_on.iter().map(|(_, tokens)| (hits(tokens), tokens.len() as f64)));
+    }
+    let n = groups.iter().map(|(_, all)| all).sum::<f64>() as u64;
+    Some((share(&groups), n))
+}
+
+/// The lowest of the most frequent.
+fn most_frequent<'a>(tokens: impl Iterator<Item = &'a u32>) -> Option<u32> {
+    let mut counts: BTreeMap<u32, usize> = BTreeMap::new();
+    for token in tokens {
+        *counts.entry(*token).or_default() += 1;
+    }
+    counts.into_iter().max_by_key(|(token, n)| (*n, Reverse(*token))).map(|(token, _)| token)
 }
 
 /// A share over documents, each given as its hits and its positions. Of few documents the interval would reach beyond what a share can be.
@@ -491,14 +508,22 @@ mod tests {
     }
 
     #[test]
-    fn the_share_of_the_top_token_is_of_the_upper_half() {
-        let values = vec![9.0, 10.0, 6.0, 1.0, 1.0];
-        let places = vec![place(0, 1), place(0, 2), place(1, 1), place(1, 2), place(1, 3)];
-        let active = Active { values, places, documents: BTreeMap::new() };
-        let tokens = [7, 7, 8, 8, 8];
-        let histogram = TokenHistogram::new(&tokens, &active.values, 0.0, BINS, 4).unwrap();
-        let (share, n) = top_token_share(&histogram, &tokens, &active, |place| place.context);
-        assert!((share.value - 2.0 / 3.0).abs() < 1e-12 && share.interval.is_some(), "{share:?}");
-        assert_eq!(n, 3);
+    fn the_share_of_the_top_token_is_of_the_upper_half_and_chosen_elsewhere() {
+        let of = |places: &[(u32, f32)]| Active {
+            values: places.iter().map(|(_, value)| *value).collect(),
+            places: (0..).zip(places).map(|(i, (context, _))| place(*context, i)).collect(),
+            documents: BTreeMap::new(),
+        };
+        let shared = |active: &Active, tokens: &[u32]| top_token_share(5.0, tokens, active, |place| place.context);
+        // Above 5 the documents 0 and 2, which are one half, have 7 7 8 and 7, and documents 1 and 3, the other, have 8 8 7 and 8.
+        let active = of(&[(0, 9.0), (0, 9.0), (0, 6.0), (0, 1.0), (1, 9.0), (1, 9.0), (1, 9.0), (2, 8.0), (3, 8.0)]);
+        let (share, n) = shared(&active, &[7, 7, 8, 8, 8, 8, 7, 7, 8]).unwrap();
+        // Each half's token is counted in the other: one 8 of four, and one 7 of four.
+        assert!((share.value - 0.25).abs() < 1e-12 && share.interval.is_some(), "{share:?}");
+        assert_eq!(n, 8);
+        // With the same token in both halves nothing is lost by that.
+        let (share, _) = shared(&active, &[7, 7, 7, 8, 7, 7, 7, 7, 8]).unwrap();
+        assert!((share.value - 7.0 / 8.0).abs() < 1e-12, "{share:?}");
+        assert!(shared(&of(&[(4, 9.0), (4, 9.0)]), &[7, 7]).is_none());
     }
 }

@@ -192,6 +192,7 @@ fn nodes_of<'a>(place: Place<'a>, assets: &'a Assets) -> Vec<Node<'a>> {
             "method": method.slug(),
             "model": model_params(&language.model, language.center_writing_weights),
             "ioi": ioi,
+            "task": causal::built_in(&ioi.task),
             "interp": language.interp.as_ref().filter(|_| shows_features),
             "drop_positions": language.capture.drop_positions,
             "random_ratio": language.baselines.random_ratio,
