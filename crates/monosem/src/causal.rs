@@ -73,16 +73,14 @@ impl Prompts {
         let encode = encoder(tokenizer);
         let task = limited(task, names, seed, &encode)?;
         let [choose, report] = n;
-        Ok(Self {
-            choose: task.prompts(choose, seed, Half::Choose, &encode)?,
-            report: task.prompts(report, seed, Half::Report, &encode)?,
-        })
+        let half = |n, half| task.prompts(n, seed, half, &encode).with_context(|| format!("cannot make {n} prompts"));
+        Ok(Self { choose: half(choose, Half::Choose)?, report: half(report, Half::Report)? })
     }
 }
 
 /// The task with as many names that each half of the prompts has `names`; 0 for all.
 pub(crate) fn limited(task: Box<dyn Task>, names: usize, seed: u64, encode: &Encode<'_>) -> Result<Box<dyn Task>> {
-    Ok(if names == 0 { task } else { task.with_names(2 * names, seed, encode)? })
+    Ok(if names == 0 { task } else { task.with_names(names.saturating_mul(2), seed, encode)? })
 }
 
 /// The name of a task given by name or as a file, for results.

@@ -63,7 +63,7 @@ fn a_dictionary_is_interpreted_and_patched() {
         &[&["patch", "ioi"][..], &at, &["--task", "toy", "--prompts", "6", "--thresholds", "4", "--json"]].concat(),
     );
     let found: Value = serde_json::from_str(&json).unwrap();
-    assert!(found["ioi_accuracy"].as_f64().unwrap() > 0.9, "{}", found["ioi_accuracy"]);
+    assert!(found["accuracy"].as_f64().unwrap() > 0.9, "{}", found["accuracy"]);
     let sets = found["descent"]["sets"].as_array().unwrap();
     let size = |set: &Value| set["features"].as_array().unwrap().len();
     assert!(sets.windows(2).all(|pair| size(&pair[0]) >= size(&pair[1])), "each set is within the one before");

@@ -47,7 +47,7 @@ pub enum PatchingError {
     /// A half of the templates is empty.
     #[error(
         "too few templates: settings are chosen by one half of them and results reported on the other, and one half is empty; the task has \
-         {listed}, expected two of one order or more"
+         {listed}, expected two or more with one order of the names (ABBA or BABA)"
     )]
     TooFewTemplates {
         /// Templates in the task.

@@ -5,7 +5,7 @@ mod common;
 use std::collections::HashSet;
 
 use common::{TASK, encoder, task, vocabulary};
-use monosem_patching::{Half, IoiTask, PatchingError, Prompt, parse_task};
+use monosem_patching::{Half, IoiTask, MinimalPairs, PatchingError, Prompt, parse_task};
 
 fn draw(n: usize, seed: u64, half: Half) -> Vec<Prompt> {
     common::prompts(n, seed, half).0
@@ -160,11 +160,13 @@ fn by_words() -> impl Fn(&str) -> Vec<u32> {
     }
 }
 
-const SHIPPED: [(&str, &str); 6] = [
+const SHIPPED: [(&str, &str); 8] = [
     ("pronoun", include_str!("../../../data/tasks/pronoun.toml")),
     ("agreement", include_str!("../../../data/tasks/agreement.toml")),
     ("greater-than", include_str!("../../../data/tasks/greater-than.toml")),
     ("closing", include_str!("../../../data/tasks/closing.toml")),
+    ("gender", include_str!("../../../data/tasks/gender.toml")),
+    ("toy-gender", include_str!("../../../data/tasks/toy-gender.toml")),
     ("toy-pronoun", include_str!("../../../data/tasks/toy-pronoun.toml")),
     ("toy-agreement", include_str!("../../../data/tasks/toy-agreement.toml")),
 ];
@@ -182,6 +184,9 @@ fn shipped_tasks_give_prompts_of_two_halves() {
         for prompt in choose.iter().chain(&report) {
             assert_eq!(prompt.tokens.len(), prompt.target_tokens.len());
             assert_eq!(prompt.position("CHANGED"), Some(prompt.first_change()));
+            for answers in [&prompt.answers, &prompt.target_answers, &prompt.wrong] {
+                assert_eq!(answers.iter().collect::<HashSet<_>>().len(), answers.len(), "{name}: {}", prompt.text);
+            }
             assert!(prompt.answers.iter().all(|a| !prompt.target_answers.contains(a)), "{name}: {}", prompt.text);
             assert!(!prompt.text.contains(['[', ']']) && !prompt.target_text.contains(['[', ']']));
         }
@@ -222,15 +227,38 @@ fn years_are_greater_by_digits_and_by_pairs_of_digits() {
 }
 
 #[test]
+fn names_erased_with_are_not_those_transferred_to() {
+    // Halves are drawn by place, so that lists of the same names in the same order are halved alike.
+    for (task, transfer) in [("gender", "pronoun"), ("toy-gender", "toy-pronoun")] {
+        let [names, others] = [task, transfer].map(|wanted| {
+            let (_, text) = SHIPPED.iter().find(|(name, _)| *name == wanted).unwrap();
+            let rest: String = text.lines().filter(|line| !line.starts_with("kind")).collect::<Vec<_>>().join("\n");
+            let task: MinimalPairs = toml::from_str(&rest).unwrap();
+            task.classes.into_iter().map(|class| (class.name, class.changed)).collect::<Vec<_>>()
+        });
+        assert_eq!(names, others, "{task} and {transfer}");
+    }
+}
+
+#[test]
 fn faults_of_minimal_pairs_are_named() {
     let good = SHIPPED[1].1;
     for (from, to, expected) in [
-        ("minimal-pairs", "minimal-pair", "unknown variant `minimal-pair`"),
+        (
+            "minimal-pairs",
+            "minimal-pair",
+            r#"kind = "minimal-pair": expected kind = "minimal-pairs" or kind = "greater-than""#,
+        ),
+        (r#"kind = "minimal-pairs""#, "kind = 3", "kind = 3: expected kind"),
+        (r#"kind = "minimal-pairs""#, "", r#"others begin with kind = "minimal-pairs""#),
         ("name = \"singular\"", "nam = \"singular\"", "unknown field `nam`"),
+        ("name = \"plural\"", "name = \"singular\"", "classes: \"singular\" is named twice"),
+        ("[words]", "[words]\nCITY = [\"Rome\"]", "words: no template has the slot [CITY]"),
         ("[ATTRACTOR]", "[CITY]", "nothing fills [CITY] in class \"singular\""),
         ("The [HEAD] near", "The near", "expected the slot [HEAD]"),
         ("\"key\", ", "", "expected the slots and numbers of words of class \"singular\""),
         ("\"key\", ", "\"book\", ", "\"book\" is named twice"),
+        ("\" is\", ", "\" was\", ", "class \"singular\", answers: \" was\" is named twice"),
         ("near the [ATTRACTOR]\"", "near the [ATTRACTOR] \"", "expected no space at the end"),
     ] {
         let message = parse_task(&good.replacen(from, to, 1), "x.toml").err().unwrap().to_string();
@@ -238,9 +266,19 @@ fn faults_of_minimal_pairs_are_named() {
     }
     let error = parse_task(&SHIPPED[2].1.replacen("[YEAR]", "[YEARS]", 1), "x.toml").err().unwrap().to_string();
     assert!(error.contains("template 0") && error.contains("expected [EVENT], [CENTURY][YEAR]"), "{error}");
+    // Where it stands in the file, too.
+    let error = parse_task(&good.replacen("templates", "template", 1), "x.toml").err().unwrap().to_string();
+    let line = 1 + good.lines().position(|line| line.starts_with("templates")).unwrap();
+    assert!(error.contains(&format!("line {line}, column 1")), "{error}");
     // What a vocabulary cannot express is refused with the last try.
     let task = parse_task(good, "agreement").unwrap();
     let letters = |text: &str| -> Vec<u32> { text.chars().map(u32::from).collect() };
     let error = task.prompts(1, 0, Half::Choose, &letters).unwrap_err().to_string();
     assert!(error.contains("tokens, its counterfactual") || error.contains("is not one token"), "{error}");
+    let error = task.prompts(1, 0, Half::Choose, &|_| Vec::new()).unwrap_err().to_string();
+    assert!(error.contains("the vocabulary lacks a word of \"The "), "{error}");
+    // An answer that is right either way is told in words.
+    let both = parse_task(&good.replacen("answers = [", "answers = [\" both\", ", 2), "x.toml").unwrap();
+    let error = both.prompts(1, 0, Half::Choose, &by_words()).unwrap_err().to_string();
+    assert!(error.contains("the answer \" both\" is right after both \"The "), "{error}");
 }

@@ -15,7 +15,7 @@ pub(crate) struct Where {
     /// Folder of the dictionary: dictionary.json and dictionary.safetensors.
     #[arg(long)]
     pub(crate) dictionary: PathBuf,
-    /// Model: a name, hf:owner/name[@revision], a folder in Hugging Face layout, or a .gguf file.
+    /// Model: a name, hf:owner/name[@revision], a folder in Hugging Face layout, a .gguf file, or toy (part of the program).
     #[arg(long)]
     pub(crate) model: Model,
     /// The hook point that the dictionary reads; the one named in dictionary.json by default.
@@ -44,8 +44,9 @@ pub(crate) enum Patch {
 pub(crate) struct Ioi {
     #[command(flatten)]
     pub(crate) at: Where,
-    /// The task: english or toy (indirect object identification), pronoun, agreement, greater-than, closing, toy-pronoun, toy-agreement, or a
-    /// TOML file of such a form.
+    /// The task: english, toy or toy-held-out (indirect object identification), pronoun, gender, agreement, greater-than, closing, toy-pronoun, toy-gender,
+    /// toy-agreement, or a TOML file of such a form (data/tasks/README.md). Prompts are of the half of its templates, and of its names or changed words, that
+    /// results are reported on.
     #[arg(long, default_value = "english")]
     pub(crate) task: String,
     /// Draw the prompts from this many names; 0 for all. A sparse dictionary spends features on each name.
@@ -63,7 +64,7 @@ pub(crate) struct Ioi {
     /// The highest threshold, in nats.
     #[arg(long, default_value_t = 1.0, value_parser = commands::threshold)]
     pub(crate) high: f64,
-    /// Start with this many features instead of all, those to which gradients attribute the largest effects; 0 for all.
+    /// Start with this many features instead of all, those to which gradients attribute the largest effects; 0 for all, which takes hours where thousands differ.
     #[arg(long, default_value_t = 0)]
     pub(crate) max_candidates: usize,
     /// What the model's maps are computed in: f32, or bf16 (about half the time where the processor has AVX512-BF16).
@@ -96,7 +97,7 @@ pub(crate) struct PatchRun {
     /// Tokens to continue the text by; fewer where the model's context ends.
     #[arg(long, default_value_t = 20)]
     pub(crate) tokens: usize,
-    /// Tokens whose probability changes most, to show.
+    /// Next tokens to show, those whose probability changes most.
     #[arg(long, default_value_t = 10)]
     pub(crate) changes: usize,
 }

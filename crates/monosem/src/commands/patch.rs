@@ -5,7 +5,9 @@ use monosem_assets::Assets;
 use monosem_dictionary::{Dictionary as _, Estimate, LinearDictionary, metadata};
 use monosem_hooks::{HookPoint, HookedModel as _};
 use monosem_lm::{LanguageModel, LoadOptions, Precision, Tokenizer};
-use monosem_patching::{Change, Half, Intervention, Patching, PatchingConfig, SelectionConfig, Steering, accuracy};
+use monosem_patching::{
+    Change, Half, Intervention, Patching, PatchingConfig, SelectionConfig, Steering, TokenChange, accuracy,
+};
 use serde_json::json;
 
 use super::{Bar, check_autoencoder};
@@ -29,23 +31,32 @@ impl Site {
         let dictionary = LinearDictionary::load_any(&at.dictionary)?;
         check_autoencoder(&at.dictionary, &dictionary)?;
         // Other formats say it in ways of their own, or not at all.
-        let named = metadata(&at.dictionary).ok().and_then(|said| said["hook"].as_str().map(str::to_owned));
+        let said = metadata(&at.dictionary).unwrap_or_default();
+        let named = said["hook"].as_str();
         let hook = match at.hook {
             Some(hook) => hook,
             None => {
                 let missing = "the dictionary does not say which hook point it reads: name it with --hook";
-                named.as_ref().context(missing)?.parse()?
+                let named = named.context(missing)?;
+                named.parse().with_context(|| format!("the hook point in {}", at.dictionary.display()))?
             }
         };
         if let Some(named) = named.filter(|named| *named != hook.to_string()) {
             note!("the dictionary says that it reads {named}; it is used at {hook}, as --hook asks");
+        }
+        let model = at.model.to_string();
+        if let Some(named) = said["model"].as_str().filter(|named| *named != model) {
+            note!("the dictionary says that it reads {named}; it is used on {model}, as --model asks");
         }
         let assets = Assets::from_env()?;
         let files = at.model.obtain(&assets, &mut |progress| Bar::new("model").fetch(&progress))?;
         let model = LanguageModel::load(&files, &LoadOptions { center_writing_weights: at.centered, precision })?;
         let tokenizer = Tokenizer::load(&files)?;
         let width = model.width(hook.site).filter(|_| hook.layer < model.n_layers());
-        let width = width.with_context(|| format!("{} has no hook point {hook}", at.model))?;
+        let width = width.with_context(|| {
+            let n = model.n_layers();
+            format!("{} has no hook point {hook}: it has {n} blocks, counted from 0, and not every architecture has every site", at.model)
+        })?;
         ensure!(
             dictionary.d_in() == width,
             "the dictionary in {} reads activations {} wide, those of {} at {hook} are {width} wide",
@@ -70,7 +81,9 @@ pub(crate) fn ioi(args: &cli::Ioi) -> Result<u8> {
     ensure!(args.low <= args.high, "--low {} is above --high {}", args.low, args.high);
     let encode = causal::encoder(&site.tokenizer);
     let task = causal::limited(task, args.names, args.seed, &encode)?;
-    let prompts = task.prompts(args.prompts, args.seed, Half::Report, &encode)?;
+    let prompts = task.prompts(args.prompts, args.seed, Half::Report, &encode).with_context(|| {
+        format!("cannot make {} prompts of the task {:?} for {}", args.prompts, args.task, args.at.model)
+    })?;
     let before = accuracy(&site.model, &prompts)?;
     let config =
         PatchingConfig { hook: site.hook, drop_positions: args.at.drop_positions.0.clone(), with_error_term: false };
@@ -100,21 +113,31 @@ pub(crate) fn ioi(args: &cli::Ioi) -> Result<u8> {
     let right = before.logit_diff.iter().filter(|diff| **diff > 0.0).count() as u64;
     let (share, logit_diff) = (Estimate::of_share(right, n), over_prompts(&before.logit_diff));
     if args.at.json {
+        let texts: Vec<_> =
+            prompts.iter().map(|p| json!({ "text": p.text, "counterfactual": p.target_text })).collect();
         let out = json!({
-            "ioi_accuracy": share.value, "ioi_accuracy_interval": share.interval,
+            "task": args.task, "model": args.at.model.to_string(), "hook": site.hook.to_string(),
+            "accuracy": share.value, "accuracy_interval": share.interval,
             "logit_diff": logit_diff.value, "logit_diff_interval": logit_diff.interval,
-            "descent": descent,
+            "prompts": texts, "descent": descent,
         });
         say!("{}", serde_json::to_string_pretty(&out)?);
         return Ok(exit::OK);
     }
+    if let Some(first) = prompts.first() {
+        let answers = |tokens: &[u32]| {
+            tokens.iter().take(3).map(|id| format!("{:?}", site.token(*id))).collect::<Vec<_>>().join(", ")
+        };
+        say!("{n} prompts such as {:?}, to be followed by {}", first.text, answers(&first.answers));
+        say!("with the counterfactual {:?}, to be followed by {}", first.target_text, answers(&first.target_answers));
+    }
     say!(
-        "the model prefers the right answer in {} % of {n} prompts (mean logit difference {})",
+        "the model prefers the right answer in {} % of them (mean log odds against the wrong one {} nats)",
         with_interval(&percent(&share), 0),
         with_interval(&logit_diff, 2)
     );
     say!("{} features differ between the prompts and their counterfactuals", descent.candidates);
-    say!("{:>10} {:>9} {:>22} {:>22} {:>24}", "threshold", "features", "KL", "logit diff", "edit norm");
+    say!("{:>10} {:>9} {:>22} {:>22} {:>24}", "threshold", "features", "KL", "log odds", "edit norm");
     for set in &descent.sets {
         let evaluation = &set.evaluation;
         say!(
@@ -127,6 +150,20 @@ pub(crate) fn ioi(args: &cli::Ioi) -> Result<u8> {
         );
     }
     say!("means over prompts; 95 % intervals in brackets");
+    say!(
+        "threshold: the rise of KL, in nats, up to which a feature was given up; thresholds that changed nothing are left out"
+    );
+    if descent.screened_out > 0 {
+        say!(
+            "all, first-N, start, none: every feature that differs, the N to which gradients attribute most, those begun with, no feature"
+        );
+    } else {
+        say!("all, none: every feature that differs, no feature");
+    }
+    say!("KL: of the next token after the patched prompt from that after the counterfactual, in nats");
+    say!(
+        "log odds: of the counterfactual's answer against the prompt's, in nats; edit norm: size of the change of the activations, per token"
+    );
     if let Some(last) = descent.sets.iter().rev().find(|set| !set.features.is_empty()) {
         say!("the features left last: {:?}", last.features);
     }
@@ -156,6 +193,9 @@ pub(crate) fn run(args: &cli::PatchRun) -> Result<u8> {
     let interventions = [Intervention { hook: site.hook, features: args.features.clone(), change }];
     let steering = Steering::new(&site.model, &site.dictionary, &interventions, &args.at.drop_positions.0)?;
     let tokens = site.tokenizer.encode(&args.text)?;
+    if causal::encoder(&site.tokenizer)(&args.text).is_empty() && !tokens.is_empty() {
+        note!("the vocabulary of {} lacks a word of the text, which the model reads as an unknown one", args.at.model);
+    }
     let steered = steering.steer(&tokens)?;
     let continuation = |with: bool| -> Result<String> {
         Ok(site.tokenizer.decode(&steering.continue_greedily(&tokens, args.tokens, with)?)?)
@@ -166,8 +206,11 @@ pub(crate) fn run(args: &cli::PatchRun) -> Result<u8> {
             "nothing was changed: the features have the same values with the change, at every position of the text that may be patched"
         );
     }
-    // What happens less than once in a thousand times either way is left out.
-    let changes = steered.changes(args.changes, 1e-3);
+    let mut changes = steered.changes(usize::MAX, 0.0);
+    // A token as likely as not that becomes unlikely is more to a reader than one that becomes a hundred times as likely and stays rare.
+    changes.retain(|change| change.base != change.steered);
+    changes.sort_by(|a, b| moved(b).total_cmp(&moved(a)));
+    changes.truncate(args.changes);
     if args.at.json {
         let changes: Vec<_> = changes
             .iter()
@@ -179,9 +222,20 @@ pub(crate) fn run(args: &cli::PatchRun) -> Result<u8> {
     }
     say!("without: {}{without}", args.text);
     say!("with:    {}{with}", args.text);
-    say!("{:>16} {:>9} {:>9}", "next token", "without", "with");
+    if !changes.is_empty() {
+        say!("{:>16} {:>9} {:>9} {:>9}", "next token", "without", "with", "change");
+    }
     for c in &changes {
-        say!("{:>16} {:>9.4} {:>9.4}", format!("{:?}", site.token(c.token)), c.base.exp(), c.steered.exp());
+        let token = format!("{:?}", site.token(c.token));
+        say!("{token:>16} {:>9.4} {:>9.4} {:>+9.3}", c.base.exp(), c.steered.exp(), c.steered - c.base);
+    }
+    if !changes.is_empty() {
+        say!("probabilities, and the change of their logarithm (of the logit, up to what all tokens share), in nats");
     }
     Ok(exit::OK)
+}
+
+/// By how much a token's probability changes.
+fn moved(change: &TokenChange) -> f64 {
+    (change.steered.exp() - change.base.exp()).abs()
 }

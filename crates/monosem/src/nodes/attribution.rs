@@ -12,27 +12,37 @@ use monosem_patching::{Curve, Patching, SingleEffect};
 use monosem_report::ResultRow;
 
 use super::Label;
-use crate::causal::Reading;
+use crate::causal::{Bootstrap, Reading};
 
 /// Points between a prompt and its counterfactual at which gradients are taken.
 const ATTRIBUTION_STEPS: [usize; 2] = [1, 8];
 
+/// How much is measured.
+pub(super) struct Asked {
+    /// So many features are patched one by one, those that change most.
+    pub(super) features: usize,
+    /// Areas are up to so many features.
+    pub(super) width: usize,
+    /// Intervals of areas.
+    pub(super) bootstrap: Bootstrap,
+}
+
 /// How well the effects that gradients attribute agree with those of patching each feature alone, on the features that change most.
 ///
-/// `label` is that of the dictionary; `told` ends every setting. Areas are up to `width` features.
+/// `label` is that of the dictionary; `told` ends every setting.
 pub(super) fn rows(
     patching: &Patching<'_>,
     model: &LanguageModel,
     hook: HookPoint,
     (label, told): (&Label, &str),
-    (features, width): (usize, usize),
+    asked: &Asked,
     ctx: &Ctx<'_>,
 ) -> Result<Vec<ResultRow>> {
     let mut progress = |done: usize, total: usize| {
         ctx.progress(done as u64, total as u64, "features");
         if ctx.cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
-    let exact = patching.rank_by_single_effect(Some(features), &mut progress);
+    let exact = patching.rank_by_single_effect(Some(asked.features), &mut progress);
     if exact.is_err() {
         ctx.check()?;
     }
@@ -48,15 +58,16 @@ pub(super) fn rows(
         };
         let attributed: Vec<SingleEffect> =
             exact.iter().map(|e| SingleEffect { kl_fall: of(e.feature), ..*e }).collect();
-        rows.extend(agreement(&label, &exact, &attributed));
+        rows.extend(agreement(&label, &exact, &attributed, patching.n_prompts() as u64));
         for (ranking, effects) in [("exact", &exact), ("attribution", &attributed)] {
             let order: Vec<usize> = by_effect(effects).iter().map(|e| e.feature).collect();
-            let ks: Vec<usize> =
-                std::iter::successors(Some(1), |k| Some(2 * k)).take_while(|k| *k <= order.len()).collect();
+            let mut ks: Vec<usize> =
+                std::iter::successors(Some(1), |k| Some(2 * k)).take_while(|k| *k < order.len()).collect();
+            ks.push(order.len());
             let curve = Curve::new(patching.unpatched(), patching.nested(&order, &ks));
-            let value = Reading::Area { up_to: width }.of(&curve).unwrap_or(1.0);
+            let area = asked.bootstrap.reading(Reading::Area { up_to: asked.width }, &[curve]);
             let label = label.with_setting(&format!("ranking={ranking}"));
-            rows.push(label.row("kl_auc", value, patching.n_prompts() as u64, "1"));
+            rows.extend(area.map(|area| label.estimate("kl_auc", area, patching.n_prompts() as u64, "1")));
         }
     }
     Ok(rows)
@@ -69,7 +80,7 @@ fn by_effect(effects: &[SingleEffect]) -> Vec<SingleEffect> {
     sorted
 }
 
-fn agreement(label: &Label, exact: &[SingleEffect], attributed: &[SingleEffect]) -> Vec<ResultRow> {
+fn agreement(label: &Label, exact: &[SingleEffect], attributed: &[SingleEffect], n_prompts: u64) -> Vec<ResultRow> {
     /// Points of a scatter plot.
     const SHOWN: usize = 200;
     /// How many of the most effective features are looked for among the most attributed.
@@ -93,8 +104,8 @@ fn agreement(label: &Label, exact: &[SingleEffect], attributed: &[SingleEffect])
     }
     for (e, a) in exact.iter().zip(attributed).take(SHOWN) {
         let label = label.with_setting(&format!("feature={}", e.feature));
-        rows.push(label.row("exact_effect", e.kl_fall, n, "nats"));
-        rows.push(label.row("attributed_effect", a.kl_fall, n, "nats"));
+        rows.push(label.row("exact_effect", e.kl_fall, n_prompts, "nats"));
+        rows.push(label.row("attributed_effect", a.kl_fall, n_prompts, "nats"));
     }
     rows
 }

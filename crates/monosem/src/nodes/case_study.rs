@@ -238,7 +238,12 @@ impl Correlation {
         let [sum_y, squares_y] = self.y;
         let of_column = |[sum, squares, products]: &[f64; 3]| {
             let covariance = self.n * products - sum * sum_y;
-            let variances = (self.n * squares - sum * sum) * (self.n * squares_y - sum_y * sum_y);
+            // Differences of sums of rounded squares: what is left of a column that does not vary is rounding.
+            let variance = |sum: f64, squares: f64| {
+                let found = self.n * squares - sum * sum;
+                if found > 1e-12 * self.n * squares { found } else { 0.0 }
+            };
+            let variances = variance(*sum, *squares) * variance(sum_y, squares_y);
             if variances > 0.0 { covariance / variances.sqrt() } else { 0.0 }
         };
         self.columns.iter().map(of_column).collect()
@@ -495,7 +500,7 @@ mod tests {
 
     #[test]
     fn correlations_are_those_of_the_columns() {
-        let rows = array![[1.0_f32, 5.0, 2.0], [2.0, 5.0, 0.0], [3.0, 5.0, 1.0], [4.0, 5.0, 0.0]];
+        let rows = array![[1.0_f32, 0.1, 2.0], [2.0, 0.1, 0.0], [3.0, 0.1, 1.0], [4.0, 0.1, 0.0]];
         let mut correlation = Correlation::new(3);
         // In two parts.
         correlation.add(rows.slice(ndarray::s![..1, ..]), &[2.0]);

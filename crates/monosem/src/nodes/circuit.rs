@@ -84,7 +84,12 @@ fn run(language: &Language, circuits: &Circuits, assets: &Assets, ctx: &Ctx<'_>)
     let mut targets = circuits.targets.clone();
     targets
         .extend(last.by_skew(circuits.occurrences).filter(|t| !circuits.targets.contains(t)).take(circuits.automatic));
-    ensure!(!targets.is_empty(), "no feature of {} is active in {} contexts", last.hook, circuits.occurrences);
+    ensure!(
+        !targets.is_empty(),
+        "no feature of {} is active in {} contexts: lower language.circuits.occurrences, or name targets",
+        last.hook,
+        circuits.occurrences
+    );
     let mut found = Vec::new();
     for (i, &target) in targets.iter().enumerate() {
         let mut occurrences = |layer: usize, feature: usize| layers[layer].occurrences(feature, &contexts);

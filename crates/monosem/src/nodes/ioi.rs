@@ -206,6 +206,7 @@ fn nodes_of<'a>(place: Place<'a>, assets: &'a Assets) -> Vec<Node<'a>> {
             "monosem/nodes/ioi",
             "monosem/nodes/attribution",
             "monosem/nodes/sae",
+            "monosem/nodes/baselines",
             "monosem/causal",
             "monosem/interpretation",
             "monosem/evaluation",
@@ -248,7 +249,8 @@ impl Experiment<'_> {
         let model = fetch::load_in(ioi.precision, assets, &language.model, language.center_writing_weights, ctx)?;
         let tokenizer = Tokenizer::load(&fetch::model(assets, &language.model, ctx)?)?;
         let task = causal::task(&ioi.task)?;
-        let prompts = Prompts::draw(task, names, [ioi.prompts, ioi.report_prompts], ioi.seed, &tokenizer)?;
+        let prompts = Prompts::draw(task, names, [ioi.prompts, ioi.report_prompts], ioi.seed, &tokenizer)
+            .with_context(|| format!("language.{experiment}, task = {:?}", ioi.task))?;
         let width = model.width(hook.site).with_context(|| format!("the model has no hook point {hook}"))?;
         let dictionary = method.dictionary(language, hook, width, ctx)?;
         let with_error_term = method.with_error();
@@ -282,8 +284,8 @@ impl Experiment<'_> {
                 error_only.extend(evaluation_rows(&label.with_setting(&setting), &patching.evaluate(&[])));
             }
             if half == Half::Report && ioi.attribution > 0 && !with_error_term {
-                let numbers = (ioi.attribution, width);
-                rows.extend(attribution::rows(&patching, &model, hook, (&label, &place.told()), numbers, ctx)?);
+                let asked = attribution::Asked { features: ioi.attribution, width, bootstrap: bootstrap(ioi) };
+                rows.extend(attribution::rows(&patching, &model, hook, (&label, &place.told()), &asked, ctx)?);
             }
             if half == Half::Report {
                 changes = patching.feature_changes(&chosen(ioi, &descents));
@@ -403,8 +405,12 @@ fn kinds(up_to: usize) -> [Reading; 4] {
     [Reading::Area { up_to }, Reading::Features, Reading::Edit, Reading::Floor]
 }
 
+fn bootstrap(ioi: &Ioi) -> Bootstrap {
+    Bootstrap { resamples: ioi.resamples, seed: ioi.seed }
+}
+
 fn readings(label: &Label, ioi: &Ioi, up_to: usize, curves: &[Curve]) -> Vec<ResultRow> {
-    let bootstrap = Bootstrap { resamples: ioi.resamples, seed: ioi.seed };
+    let bootstrap = bootstrap(ioi);
     let mut rows = Vec::new();
     for ((metric, unit), reading) in READINGS.iter().zip(kinds(up_to)) {
         if let Some(estimate) = bootstrap.reading(reading, curves) {

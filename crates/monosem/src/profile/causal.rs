@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::claims::distinct;
 use crate::causal;
 
-/// More prompts or thresholds than this are a slip of the pen: a selection would take weeks.
+/// More prompts, thresholds or resamples than this are a slip of the pen: a selection would take weeks.
 const MOST: usize = 10_000;
 
 /// A causal task, indirect object identification for instance: which features, patched from a counterfactual run, move the answer.
@@ -17,8 +17,8 @@ const MOST: usize = 10_000;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Ioi {
-    /// The task: `english` or `toy` for indirect object identification; `pronoun`, `agreement`, `greater-than`, `closing`, `toy-pronoun`,
-    /// `toy-agreement`; or the path of a TOML file of such a form.
+    /// The task: `english`, `toy` or `toy-held-out` for indirect object identification; `pronoun`, `gender`, `agreement`, `greater-than`,
+    /// `closing`, `toy-pronoun`, `toy-gender`, `toy-agreement`; or the path of a TOML file of such a form, from the working directory.
     pub task: String,
     /// How many names the prompts of each half draw from, and 0 for all: the whole experiment for each. A sparse
     /// dictionary spends features on each name, while a dense basis uses the same ones for all.
@@ -134,16 +134,35 @@ impl Ioi {
 
     /// Checks the settings of a section, against the ratios and alphas that are trained.
     pub(super) fn validate(&self, section: &str, cases: &[(f64, f32)]) -> Result<()> {
-        causal::task(&self.task).with_context(|| format!("{section}.task"))?;
+        let task = causal::task(&self.task).with_context(|| format!("{section}.task"))?;
         distinct(&format!("{section}.names"), &self.names)?;
+        if let Some(n) = self.names.iter().find(|n| **n > 0) {
+            let Some(there) = task.n_names() else {
+                bail!(
+                    "{section}.names has {n}: the prompts of {:?} draw from no list of names, leave the key out",
+                    self.task
+                );
+            };
+            if let Some(many) = self.names.iter().find(|n| n.saturating_mul(2) > there) {
+                bail!(
+                    "{section}.names has {many}: {:?} has {there} names, of which either half of the prompts gets half",
+                    self.task
+                );
+            }
+        }
         if let Some(few) = self.names.iter().find(|n| (1..3).contains(*n)) {
             bail!("{section}.names has {few}: a prompt and its counterfactual need 3 names, and 0 stands for all");
         }
         distinct(&format!("{section}.hooks"), &self.hooks)?;
         distinct(&format!("{section}.alphas"), &self.alphas)?;
         distinct(&format!("{section}.seeds"), &self.seeds)?;
-        let most =
-            [("prompts", self.prompts), ("report_prompts", self.report_prompts), ("thresholds", self.thresholds)];
+        let most = [
+            ("prompts", self.prompts),
+            ("report_prompts", self.report_prompts),
+            ("thresholds", self.thresholds),
+            ("resamples", self.resamples),
+            ("examples", self.examples),
+        ];
         if let Some((key, n)) = most.iter().find(|(_, n)| *n > MOST) {
             bail!("{section}.{key} = {n}: at most {MOST}");
         }
@@ -158,8 +177,8 @@ impl Ioi {
         );
         let low = self.threshold_low;
         ensure!(
-            low > 0.0 && low < self.threshold_high && self.threshold_high.is_finite(),
-            "{section}: thresholds from {low} to {}: expected two positive numbers, the lower first",
+            low.is_normal() && low > 0.0 && low < self.threshold_high && (self.threshold_high / low).is_finite(),
+            "{section}: thresholds from {low} to {}: expected two positive numbers, the lower first, such as 1e-5 and 1",
             self.threshold_high
         );
         let counts = [
@@ -249,8 +268,13 @@ impl Circuits {
             self.occurrences > 0 && self.edges_per_node > 0,
             "{section}: occurrences and edges_per_node must be at least 1"
         );
+        let most =
+            [("automatic", self.automatic), ("occurrences", self.occurrences), ("edges_per_node", self.edges_per_node)];
+        if let Some((key, n)) = most.iter().find(|(_, n)| *n > MOST) {
+            bail!("{section}.{key} = {n}: at most {MOST}");
+        }
         let least = self.least_effect;
-        ensure!(least >= 0.0 && least.is_finite(), "{section}.least_effect = {least}: expected a share");
+        ensure!((0.0..=1.0).contains(&least), "{section}.least_effect = {least}: expected a share from 0 to 1");
         Ok(())
     }
 }

@@ -109,7 +109,12 @@ impl CaseStudies {
             );
         }
         let counts = [("tokens", self.tokens), ("contexts", self.contexts), ("top_changes", self.top_changes)];
-        within(section, &counts)
+        within(section, &counts)?;
+        let others = [("automatic", self.automatic), ("automatic_dimensions", self.automatic_dimensions)];
+        match others.iter().find(|(_, n)| *n > MOST) {
+            Some((key, n)) => bail!("{section}.{key} = {n}: at most {MOST}"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -169,8 +174,13 @@ impl Erasure {
     pub(super) fn validate(&self, captured: &[HookPoint], cases: &[(f64, f32)]) -> Result<()> {
         let section = "language.erasure";
         for (key, task) in [("task", &self.task), ("transfer", &self.transfer)] {
-            causal::task(task).with_context(|| format!("{section}.{key}"))?;
+            let found = causal::task(task).with_context(|| format!("{section}.{key}"))?;
+            ensure!(
+                found.n_classes() == Some(2),
+                "{section}.{key} = {task:?}: expected a task of two classes, such as gender"
+            );
         }
+        ensure!(self.task != self.transfer, "{section}.transfer is its task, {:?}: name another", self.task);
         check_hooks(section, &self.hooks, captured)?;
         distinct(&format!("{section}.alphas"), &self.alphas)?;
         ensure!(!self.alphas.is_empty(), "{section}.alphas is empty");
@@ -228,6 +238,7 @@ mod tests {
         assert_eq!(check("automatic = 1\nautomatic_dimensions = 1"), "");
         assert_eq!(check("dimensions = [3]"), "");
         for (more, said) in [
+            ("automatic = 10001", "language.case_studies.automatic = 10001: at most 10000"),
             ("", "nothing to study at blocks.2.hook_resid_post"),
             ("dimensions = [3]\nautomatic_dimensions = 1", "of which there is none at blocks.2.hook_resid_post"),
             ("dimensions = [3, 3]", "language.case_studies.dimensions names 3 twice"),
@@ -264,6 +275,8 @@ mod tests {
             ),
             ("[8e-3]", "[]", "language.erasure.alphas is empty"),
             ("[8e-3]", "[1e-3]", "no autoencoder of ratio 8 and alpha 0.001"),
+            ("toy-pronoun", "toy-gender", "language.erasure.transfer is its task"),
+            ("toy-gender", "toy", "language.erasure.task = \"toy\": expected a task of two classes"),
             ("toy-gender", "gendre", "language.erasure.task: \"gendre\" is neither a task"),
             ("ratio", "random = 0\nratio", "language.erasure.random = 0: expected 1 to 10000"),
         ] {

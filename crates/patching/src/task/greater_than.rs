@@ -8,7 +8,7 @@ use crate::{PatchingError, Prompt};
 /// Years that have to be greater than another (Hanna et al., arXiv 2305.00586): `The war lasted from the year 1732 to the year 17` is followed
 /// by a larger number than 32. The counterfactual begins in an earlier decade.
 ///
-/// Where the vocabulary has numbers of two digits as tokens, answers are the years after that of the prompt; where digits are tokens, they
+/// Where most numbers of two digits are tokens of the vocabulary, answers are the years after that of the prompt; where digits are tokens, they
 /// are the decades after its own. A model is right if it prefers them to what came before. In the counterfactual some of the latter are right:
 /// those between its beginning and the prompt's are the answers that it makes likelier.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,7 +71,9 @@ impl Task for GreaterThanTask {
                 text.replace("[YEAR]", &format!("{year:02}"))
             };
             let text = fill(year);
-            let two_digits = (2..100).all(|year| single_token(&text, &format!("{year:02}"), encode).is_some());
+            // A few years may be tokens with their century, and are then no answers.
+            let single = |year: &i32| single_token(&text, &format!("{year:02}"), encode).is_some();
+            let two_digits = (2..100).filter(single).count() > 49;
             let numbers = |range: std::ops::Range<u32>| -> Vec<String> {
                 range.map(|n| if two_digits { format!("{n:02}") } else { n.to_string() }).collect()
             };

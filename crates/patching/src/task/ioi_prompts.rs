@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use rand::Rng;
 use rand::seq::{IndexedRandom, SliceRandom};
 
-use super::{ATTEMPTS, Encode, Half, IoiTask, NameOrder, Stream, Task, half_of, rng};
+use super::{ATTEMPTS, Encode, Half, IoiTask, NameOrder, Stream, Task, drawn_before, half_of, rng, tokens_of};
 use crate::prompt::Mark;
 use crate::{PatchingError, Prompt};
 
@@ -49,7 +49,7 @@ impl IoiTask {
                     Ok(prompt) if seen.insert((prompt.text.clone(), prompt.target_text.clone())) => {
                         return Some(prompt);
                     }
-                    Ok(prompt) => problem = format!("{:?} was drawn before", prompt.text),
+                    Ok(prompt) => problem = drawn_before(&prompt),
                     Err(e) => problem = e,
                 }
                 None
@@ -79,6 +79,9 @@ impl IoiTask {
     }
 
     fn single_tokens(&self, encode: &Encode<'_>) -> Result<Vec<Name<'_>>, PatchingError> {
+        if self.names.is_empty() {
+            return Err(PatchingError::TooFewNames { found: 0, of: 0, listed: 0 });
+        }
         let first = |list: &[String]| list.first().cloned().unwrap_or_default();
         // The place where an answer stands is where a name has to be one token.
         let fill = |name: &String| self.templates[0].fill(name, name, &first(&self.places), &first(&self.objects));
@@ -125,7 +128,7 @@ impl IoiTask {
         let (place, object) = (word(&self.places), word(&self.objects));
         let [text, target_text] =
             [io, third].map(|name| self.templates[template].fill(name.text, s.text, &place, &object));
-        let tokens = [encode(&text), encode(&target_text)];
+        let tokens = [tokens_of(&text, encode)?, tokens_of(&target_text, encode)?];
         prompt_of([text, target_text], tokens, [io, s, third].map(|name| name.token), template)
     }
 }
@@ -171,6 +174,10 @@ fn prompt_of(
 }
 
 impl Task for IoiTask {
+    fn n_names(&self) -> Option<usize> {
+        Some(self.names.len())
+    }
+
     fn prompts(&self, n: usize, seed: u64, half: Half, encode: &Encode<'_>) -> Result<Vec<Prompt>, PatchingError> {
         self.prompts(n, seed, half, encode)
     }

@@ -67,13 +67,20 @@ impl MinimalPairs {
             let what = if rest.is_empty() { "classes" } else { "templates" };
             return Err(error(what, "expected two or more".into()));
         }
-        for class in &self.classes {
+        for (i, class) in self.classes.iter().enumerate() {
+            if self.classes[..i].iter().any(|other| other.name == class.name) {
+                return Err(error("classes", format!("{:?} is named twice", class.name)));
+            }
             let of = |what: &str| format!("class {:?}, {what}", class.name);
             for (slot, words) in class.changed.iter().chain(&class.words).chain(&self.words) {
                 check_words(words, true).map_err(|problem| error(&of(slot), problem))?;
             }
-            if class.answers.is_empty() || class.answers.iter().any(String::is_empty) {
+            let answers = &class.answers;
+            if answers.is_empty() || answers.iter().any(String::is_empty) {
                 return Err(error(&of("answers"), "expected one or more, none of them empty".into()));
+            }
+            if let Some((_, twice)) = answers.iter().enumerate().find(|(i, answer)| answers[..*i].contains(answer)) {
+                return Err(error(&of("answers"), format!("{twice:?} is named twice")));
             }
             let lengths = |class: &Class| -> Vec<(String, usize)> {
                 class.changed.iter().map(|(slot, words)| (slot.clone(), words.len())).collect()
@@ -81,6 +88,12 @@ impl MinimalPairs {
             if lengths(class) != lengths(first) {
                 let problem = format!("expected the slots and numbers of words of class {:?}", first.name);
                 return Err(error(&of("changed"), problem));
+            }
+        }
+        let lists = self.classes.iter().flat_map(|class| class.words.keys()).chain(self.words.keys());
+        for slot in lists {
+            if !self.templates.iter().any(|template| template.contains(&format!("[{slot}]"))) {
+                return Err(error("words", format!("no template has the slot [{slot}]")));
             }
         }
         for (i, template) in self.templates.iter().enumerate() {
@@ -106,6 +119,10 @@ impl MinimalPairs {
 }
 
 impl Task for MinimalPairs {
+    fn n_classes(&self) -> Option<usize> {
+        Some(self.classes.len())
+    }
+
     fn prompts(&self, n: usize, seed: u64, half: Half, encode: &Encode<'_>) -> Result<Vec<Prompt>, PatchingError> {
         let templates = half_of((0..self.templates.len()).collect(), &mut rng(seed, Stream::Templates), half);
         // The words that change, by their place in the lists: one half of the places for each slot.

@@ -26,7 +26,8 @@ const ATTEMPTS: usize = 500;
 /// a special token unless this puts one there.
 pub type Encode<'a> = dyn Fn(&str) -> Vec<u32> + 'a;
 
-/// One of two disjoint halves of a task's words and templates: settings are chosen on one and results reported on the other.
+/// One of two disjoint halves of a task's templates and of the words that it is about (names, words that are changed, events): settings are chosen on one
+/// and results reported on the other. Words that merely fill a sentence, and a word that is changed and stands alone, are in both.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Half {
@@ -38,11 +39,21 @@ pub enum Half {
 
 /// Something that a model does, with prompts that show it.
 pub trait Task: std::fmt::Debug + Send + Sync {
-    /// Draws `n` different prompts from a half of the words and of the templates. The halves depend on `seed` alone, not on `n`.
+    /// Draws `n` different prompts from a [`Half`]. The halves depend on `seed` alone, not on `n`.
     ///
     /// # Errors
     /// If there are too few words or templates, or none gives a new prompt in this vocabulary.
     fn prompts(&self, n: usize, seed: u64, half: Half, encode: &Encode<'_>) -> Result<Vec<Prompt>, PatchingError>;
+
+    /// How many names its prompts draw from, if they draw from a list of names.
+    fn n_names(&self) -> Option<usize> {
+        None
+    }
+
+    /// Of how many classes a prompt may be, each with answers of its own, if there are such classes.
+    fn n_classes(&self) -> Option<usize> {
+        None
+    }
 
     /// The same task with `n` names only, where its prompts draw from a list of names: [`IoiTask::with_names`].
     ///
@@ -110,7 +121,7 @@ pub fn draw_prompts(
             template = pair.template;
             match prompt_of(&pair, encode) {
                 Ok(prompt) if seen.insert((prompt.text.clone(), prompt.target_text.clone())) => return Some(prompt),
-                Ok(prompt) => problem = format!("{:?} was drawn before", prompt.text),
+                Ok(prompt) => problem = drawn_before(&prompt),
                 Err(e) => problem = e,
             }
             None
@@ -121,23 +132,38 @@ pub fn draw_prompts(
     Ok(prompts)
 }
 
+fn drawn_before(prompt: &Prompt) -> String {
+    format!("{:?} was drawn before; ask for fewer prompts, or add words or templates", prompt.text)
+}
+
+/// A text in tokens, or why there are none.
+fn tokens_of(text: &str, encode: &Encode<'_>) -> Result<Vec<u32>, String> {
+    let tokens = encode(text);
+    if tokens.is_empty() { Err(format!("the vocabulary lacks a word of {text:?}")) } else { Ok(tokens) }
+}
+
 /// A pair in tokens, or why it is of no use.
 fn prompt_of(pair: &Pair, encode: &Encode<'_>) -> Result<Prompt, String> {
     let Pair { text, target_text, .. } = pair;
-    let [tokens, target_tokens] = [text, target_text].map(|text| encode(text));
-    if tokens.is_empty() || tokens.len() != target_tokens.len() {
+    let (tokens, target_tokens) = (tokens_of(text, encode)?, tokens_of(target_text, encode)?);
+    if tokens.len() != target_tokens.len() {
         let (n, n_target) = (tokens.len(), target_tokens.len());
         return Err(format!("{text:?} has {n} tokens, its counterfactual {target_text:?} {n_target}"));
     }
     let single = |answer: &String| single_token(text, answer, encode);
     let all = |answers: &[String]| {
-        let tokens: Vec<u32> = answers.iter().filter_map(single).collect();
+        let mut tokens: Vec<u32> = answers.iter().filter_map(single).collect();
+        // Two ways to write one token are one answer.
+        let mut seen = HashSet::new();
+        tokens.retain(|token| seen.insert(*token));
         if tokens.is_empty() { Err(format!("none of {answers:?} is one token after {text:?}")) } else { Ok(tokens) }
     };
     let (answers, target_answers) = (all(&pair.answers)?, all(&pair.target_answers)?);
-    if let Some(both) = answers.iter().position(|token| target_answers.contains(token)) {
-        let both = answers[both];
-        return Err(format!("the answer {both} is right after both {text:?} and its counterfactual"));
+    let both = |answer: &&String| single(answer).is_some_and(|token| target_answers.contains(&token));
+    if let Some(answer) = pair.answers.iter().find(both) {
+        return Err(format!(
+            "the answer {answer:?} is right after both {text:?} and its counterfactual {target_text:?}"
+        ));
     }
     let wrong = if pair.wrong.is_empty() { target_answers.clone() } else { all(&pair.wrong)? };
     let Some(changed) = tokens.iter().zip(&target_tokens).position(|(a, b)| a != b) else {
@@ -217,13 +243,14 @@ fn check_words(words: &[String], needed: bool) -> Result<(), String> {
     Ok(())
 }
 
-/// What a task's file is about to be read as.
+/// What a task's file is to be read as.
 #[derive(Deserialize)]
-#[serde(rename_all = "kebab-case")]
-enum Kind {
-    MinimalPairs,
-    GreaterThan,
+struct Head {
+    kind: Option<toml::Spanned<toml::Value>>,
 }
+
+const MINIMAL_PAIRS: &str = "minimal-pairs";
+const GREATER_THAN: &str = "greater-than";
 
 /// Reads a task from TOML: one of `kind = "minimal-pairs"` ([`MinimalPairs`]) or `kind = "greater-than"` ([`GreaterThanTask`]), or without a kind an
 /// [`IoiTask`]. `origin` (a file's name) is for messages.
@@ -231,21 +258,35 @@ enum Kind {
 /// # Errors
 /// If the text is not TOML of that form, or makes no sense.
 pub fn parse_task(text: &str, origin: &str) -> Result<Box<dyn Task>, PatchingError> {
-    let problem = |e: toml::de::Error| PatchingError::Parse { origin: origin.into(), problem: e.to_string() };
-    let mut table: toml::Table = toml::from_str(text).map_err(problem)?;
-    let Some(kind) = table.remove("kind") else {
-        return Ok(Box::new(IoiTask::parse(text, origin)?));
+    let parse_error = |problem: String| PatchingError::Parse { origin: origin.into(), problem };
+    let problem = |e: toml::de::Error| parse_error(e.to_string());
+    let head: Head = toml::from_str(text).map_err(problem)?;
+    let kinds = format!("kind = {MINIMAL_PAIRS:?} or kind = {GREATER_THAN:?}");
+    let Some(kind) = head.kind else {
+        let of_another_kind = |e: PatchingError| match e {
+            PatchingError::Parse { problem, .. } => parse_error(format!(
+                "{}\nA file without a kind is a task of indirect object identification; others begin with {kinds}",
+                problem.trim_end()
+            )),
+            other => other,
+        };
+        return Ok(Box::new(IoiTask::parse(text, origin).map_err(of_another_kind)?));
     };
-    Ok(match kind.try_into::<Kind>().map_err(problem)? {
-        Kind::MinimalPairs => {
-            let task: MinimalPairs = table.try_into().map_err(problem)?;
+    // The rest is read where it stands, so that what is wrong with it has its line and column.
+    let before = text[..kind.span().start].rfind('\n').map_or(0, |end| end + 1);
+    let blank = " ".repeat(kind.span().end - before);
+    let rest = [&text[..before], &blank, &text[kind.span().end..]].concat();
+    Ok(match kind.get_ref().as_str() {
+        Some(MINIMAL_PAIRS) => {
+            let task: MinimalPairs = toml::from_str(&rest).map_err(problem)?;
             task.validate(origin)?;
             Box::new(task)
         }
-        Kind::GreaterThan => {
-            let task: GreaterThanTask = table.try_into().map_err(problem)?;
+        Some(GREATER_THAN) => {
+            let task: GreaterThanTask = toml::from_str(&rest).map_err(problem)?;
             task.validate(origin)?;
             Box::new(task)
         }
+        _ => return Err(parse_error(format!("kind = {}: expected {kinds}", kind.get_ref()))),
     })
 }
