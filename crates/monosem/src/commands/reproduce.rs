@@ -112,7 +112,12 @@ fn copy_graphs(node: &Path, to: &Path) -> Result<()> {
     for entry in std::fs::read_dir(node).with_context(|| format!("cannot read the folder {}", node.display()))? {
         let from = entry?.path();
         if let Some(name) = from.file_name().filter(|_| from.extension().is_some_and(|e| e == "dot")) {
-            std::fs::copy(&from, to.join(name)).with_context(|| format!("cannot copy {}", from.display()))?;
+            // Beside its place and renamed, so that a reader never sees half of it.
+            let mut part = name.to_os_string();
+            part.push(".part");
+            let (part, place) = (to.join(part), to.join(name));
+            let copied = std::fs::copy(&from, &part).and_then(|_| std::fs::rename(&part, &place));
+            copied.with_context(|| format!("cannot copy {} to {}", from.display(), place.display()))?;
         }
     }
     Ok(())

@@ -52,7 +52,7 @@ pub(super) fn node<'a>(language: &'a Language, hook: HookPoint, assets: &'a Asse
         "monosem/splicing",
     ];
     let passes = language.cases().len() + language.families.len() + 7 + 4 * (language.splice.top_k.len() + 1);
-    let weight = (passes * language.splice.contexts * language.corpus.context) as f64 / 900.0;
+    let weight = passes as f64 * language.splice.contexts as f64 * language.corpus.context as f64 / 900.0;
     let mut node =
         super::node(format!("splice-{hook}"), deps, params, &code, weight, move |ctx| run(language, hook, assets, ctx));
     node.inputs = model_inputs(&language.model);

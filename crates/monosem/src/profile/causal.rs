@@ -66,7 +66,7 @@ pub struct Ioi {
     /// Orders in which features are visited, one selection each.
     #[serde(default = "one_order")]
     pub seeds: Vec<u64>,
-    /// Bootstrap resamples over prompts for the intervals of curves; claims take 9999 where this is less.
+    /// Bootstrap resamples over prompts and orders for the intervals of curves; claims take 9999 where this is less.
     #[serde(default = "thousand")]
     pub resamples: usize,
     /// So many features of each dictionary are ranked by attribution and by their exact effect, on the prompts to report; 0 for none.

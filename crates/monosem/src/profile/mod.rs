@@ -292,6 +292,9 @@ impl Profile {
     }
 }
 
+/// More tokens than this in a context are a slip of the pen: no model reads as many.
+const MOST_TOKENS: usize = 1 << 20;
+
 impl Language {
     fn validate(&self) -> Result<()> {
         positive("language.sae.ratios", &self.sae.ratios)?;
@@ -309,8 +312,8 @@ impl Language {
         if self.corpus.held_out + self.corpus.interpretation >= 1.0 {
             bail!("language.corpus: held_out and interpretation leave nothing to train on");
         }
-        if self.corpus.context < 2 {
-            bail!("language.corpus.context = {}: a context has at least 2 tokens", self.corpus.context);
+        if !(2..=MOST_TOKENS).contains(&self.corpus.context) {
+            bail!("language.corpus.context = {}: a context has 2 to {MOST_TOKENS} tokens", self.corpus.context);
         }
         let zero = [
             ("corpus.max_tokens", self.corpus.max_tokens),

@@ -51,7 +51,7 @@ pub(super) fn section(context: &Context<'_>, rows: &[&ResultRow]) -> Result<Sect
         agreement(&mut section, &compared);
         let effects: Vec<&ResultRow> = here.iter().copied().filter(|r| key_of(&r.metric) == Some("feature")).collect();
         if !effects.is_empty() {
-            let caption = "The effect of each feature alone on the KL, as patching and as the gradient has it; 95 % intervals in brackets.";
+            let caption = "The effect of each feature alone on the KL, as patching and as the gradient has it; means over n prompts.";
             section.folded("The effects, one line for each feature", &table::wide(caption, &effects, false));
         }
     }
@@ -152,7 +152,7 @@ fn scatter(
     let most = compared.iter().map(|one| one.effects().len()).max().unwrap_or(0);
     let caption = format!(
         "<b>Attributed against exact effect</b> on the KL at {}: a mark is a feature patched alone, of up to {} in each dictionary. Marks near the diagonal are good: there the \
-         gradient says what patching does. Far from it the gradient misleads. The intervals are in the table of effects.",
+         gradient says what patching does. Far from it the gradient misleads.",
         on_what(context, hook),
         number::count(most as u64),
     );

@@ -14,7 +14,7 @@ const MOST_EFFECTS: usize = 12;
 
 const READING: &str = "A feature that means one thing is active on one kind of token over all of its range, weak activations included. A dimension of the activation \
      itself may be largest on one kind of token too, while everything below its maximum is a mixture. The effects say what the feature does: removed \
-     from the activation, it changes the log-probability of these tokens to come next.";
+     from the activation (a dimension is set to its mean), it changes the log-probability of these tokens to come next.";
 
 pub(super) fn section(context: &Context<'_>, rows: &[&ResultRow]) -> Result<Section, ReportError> {
     let mut section = Section::new("");
@@ -32,7 +32,7 @@ pub(super) fn section(context: &Context<'_>, rows: &[&ResultRow]) -> Result<Sect
         let rows: Vec<&ResultRow> = rows.iter().copied().filter(|row| row.hook == *hook).collect();
         if !rows.is_empty() {
             let caption = "The studies in numbers. Share of the top token: of the positions in the upper half of the range, the share that has the most frequent \
-                           token; near 1 is good. 95 % intervals in brackets.";
+                           token, which for either half of the documents is that of the other; near 1 is good. 95 % intervals in brackets.";
             section.html.push_str(&table::wide(caption, &rows, false));
         }
         if !here.is_empty() {
@@ -48,7 +48,7 @@ fn figure(context: &Context<'_>, section: &mut Section, hook: &str, studies: &[&
     let caption = format!(
         "<b>The tokens behind activations</b> at {} (figure 11 of the paper): for each bin of activation the share of its positions that has each token; above it \
          how many positions those are, for the rare large activations would not show otherwise. One colour from left to right is good. Below: what removing the \
-         feature does to the log-probability of the next token (orange: less likely without it), a mean over positions; two beside each other have one scale. ␣ is a space, ⏎ a line break.",
+         feature (or setting the dimension to its mean) does to the log-probability of the next token (orange: less likely without it), a mean over positions; two beside each other have one scale. ␣ is a space, ⏎ a line break.",
         on_what(context, hook),
     );
     let name = format!("case-study-{hook}");
@@ -146,7 +146,7 @@ fn effects(study: &CaseStudy) -> String {
         |e: &crate::LogitEffect| vec![Cell::text(&visible(&e.token)), Cell::number(&number::value(e.change), e.change)];
     let lines: Vec<Vec<Cell>> = study.logit_effects.iter().map(line).collect();
     let caption = format!(
-        "{}: mean change of the log-probability of the next token when it is removed, over {} positions.",
+        "{}: mean change of the log-probability of the next token when it is removed (a dimension: set to its mean), over {} positions.",
         html(&title(study)),
         number::count(study.n_contexts)
     );

@@ -15,12 +15,12 @@ pub(super) fn section(_: &Context<'_>, rows: &[&ResultRow]) -> Result<Section, R
         "Each line is a claim of the paper, turned into a difference or a ratio that was measured here. It <b>holds</b> if the whole 95 % interval is on \
          the side of the claim and the corrected p-value is below 0.05, is <b>contradicted</b> if the interval is on the other side and the \
          corrected p-value as small, and is <b>undecided</b> otherwise. Intervals and p-values (two-sided, of no difference) are by bootstrap over what n \
-         counts: features, prompts, or contexts. Prompts and contexts were the same for both methods, and are drawn in pairs, as are the scores \
+         counts: features, prompts, or contexts; with prompts the orders in which features were visited are drawn too. Prompts and contexts were the same for both methods, and are drawn in pairs, as are the scores \
          of one feature by its own explanation and by another's; features of two dictionaries are drawn separately, and n counts both.",
     );
     section.paragraph(
         "The corrected p-values are Holm’s: a claim is tested against several methods, and the more there are, the sooner one of them seems to be \
-         beaten by chance. Those of the same measure at the same hook point (for prompts, with as many names) are a family, whose size is given. \
+         beaten by chance. Those of the same measure at the same hook point (for prompts, of the same task and with as many names) are a family, whose size is given. \
          Families are not corrected for each other. Features, prompts and contexts are the sample; other models, texts and trainings are not covered.",
     );
     let tests = Tests::of(rows);
@@ -66,7 +66,9 @@ impl<'r> Tests<'r> {
         };
         let p_values: HashMap<Claimed<'r>, f64> = named("p_value").collect();
         let family = |(hook, _, setting, metric): Claimed<'r>| {
-            (hook, metric, Setting::parse(setting).get("names").map(str::to_owned))
+            let setting = Setting::parse(setting);
+            let of = |key: &str| setting.get(key).map(str::to_owned);
+            (hook, metric, of("names"), of("task"))
         };
         let mut sizes: HashMap<_, usize> = HashMap::new();
         named("p_holm").for_each(|(claimed, _)| *sizes.entry(family(claimed)).or_default() += 1);
@@ -204,11 +206,14 @@ fn claim(row: &ResultRow) -> Option<(String, Kind)> {
         }
         _ => return None,
     };
-    Some((words, kind))
+    Some(match setting.get("task") {
+        Some(task) => (format!("{task}: {words}"), kind),
+        None => (words, kind),
+    })
 }
 
 fn name(method: &str, setting: &Setting) -> String {
-    super::label_of(method, &setting.without(&["above", "against", "below", "k", "names"]))
+    super::label_of(method, &setting.without(&["above", "against", "below", "k", "names", "task"]))
 }
 
 #[cfg(test)]
@@ -263,9 +268,12 @@ mod tests {
         let metric = "kl_auc_difference";
         let setting = |other: &str, names: &str| format!("ratio=2,alpha=0.001,against={other}{names}");
         let mut rows = Vec::new();
-        for (other, names, p, p_holm) in
-            [("pca", "", 0.01, 0.03), ("ica", "", 0.03, 0.06), ("pca", ",names=4", 0.02, 0.02)]
-        {
+        for (other, names, p, p_holm) in [
+            ("pca", "", 0.01, 0.03),
+            ("ica", "", 0.03, 0.06),
+            ("pca", ",names=4", 0.02, 0.02),
+            ("pca", ",task=pronoun", 0.1, 0.1),
+        ] {
             let setting = setting(other, names);
             rows.push(row("sae-tied", &setting, metric, -0.2, -0.3, -0.1));
             let of = format!("{setting},of={metric}");
@@ -287,9 +295,14 @@ mod tests {
                 (test(0.01, 0.03, 2), "holds"),
                 (test(0.03, 0.06, 2), "undecided"),
                 (test(0.02, 0.02, 1), "holds"),
+                (test(0.1, 0.1, 1), "undecided"),
                 (None, "holds"),
             ]
         );
+        // Another task is named, and no setting of the dictionary.
+        let words = claim(rows[9]).unwrap().0;
+        let of_ioi = claim(rows[0]).unwrap().0;
+        assert_eq!(words, format!("pronoun: {of_ioi}"));
         let contradicted = row("sae-tied", "above=pca", "interp_score_difference", -0.2, -0.3, -0.1);
         assert_eq!(Kind::Above(0.0).verdict(&contradicted, Some(0.01)), "contradicted");
         assert_eq!(Kind::Above(0.0).verdict(&contradicted, Some(0.05)), "undecided");

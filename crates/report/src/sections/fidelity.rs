@@ -51,13 +51,15 @@ const ITEMS: [Item; 17] = [
     Item {
         place: "Figure 3",
         theirs: "KL of indirect object identification: fewer patched features and smaller edits than PCA",
-        here: |row, setting| row.metric.ends_with("_for_half_kl_ratio") && setting.get("against").is_some(),
+        here: |row, setting| {
+            row.metric.ends_with("_for_half_kl_ratio") && setting.get("against").is_some() && of_names(setting)
+        },
         differs: "Pythia-410M and layer 11 there; ratio below 1 is what the paper says",
     },
     Item {
         place: "Figure 3, penalties",
         theirs: "without a penalty no gain; a larger one leaves more KL with every feature patched",
-        here: |row, _| row.metric == "kl_floor_difference",
+        here: |row, setting| row.metric == "kl_floor_difference" && of_names(setting),
         differs: "another model; names, templates and selection as there",
     },
     Item {
@@ -66,7 +68,7 @@ const ITEMS: [Item; 17] = [
         here: |row, _| {
             row.experiment == "circuit" && ["largest_edge", "attribution_correlation"].contains(&row.metric.as_str())
         },
-        differs: "another model; other features; edges are found by attribution, measured by ablation, and have intervals",
+        differs: "another model; other features; where the profile says so only the features with the largest attribution are ablated; edges have intervals",
     },
     Item {
         place: "Figure 6",
@@ -124,8 +126,13 @@ const ITEMS: [Item; 17] = [
     Item {
         place: "Figure 17",
         theirs: "indirect objects at layers 3 to 23 of Pythia-410M",
-        here: |row, _| row.experiment == "ioi" && row.metric == "features_for_half_kl",
-        differs: "another model; the layers that the profile names, joined in the figure by layer of the section on indirect objects",
+        here: |row, setting| {
+            ["ioi", "task"].contains(&row.experiment.as_str())
+                && row.metric == "features_for_half_kl"
+                && of_names(setting)
+                && setting.get("prompts") != Some("choose")
+        },
+        differs: "another model; the layers that the profile names, joined in the figures by layer of the sections on indirect objects and other tasks",
     },
     Item {
         place: "§5, perplexity",
@@ -147,6 +154,11 @@ const ITEMS: [Item; 17] = [
         differs: "another model; other names; the cost on ordinary text and the transfer to other prompts are measured as well",
     },
 ];
+
+/// Whether a row of a causal task is of indirect objects, which may be named as one task among others.
+fn of_names(setting: &Setting) -> bool {
+    setting.get("task").is_none_or(|task| ["english", "toy", "toy-held-out"].contains(&task))
+}
 
 /// The paper's autoencoders: tied in the residual stream, untied in MLPs.
 fn is_of_the_paper(method: &str) -> bool {

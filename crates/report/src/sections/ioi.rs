@@ -28,9 +28,11 @@ const READING: &str = "Prompts such as <q>When Mary and John went to the shop, J
 pub(super) fn section(context: &Context<'_>, rows: &[&ResultRow]) -> Result<Section, ReportError> {
     let mut section = Section::new("");
     section.paragraph(READING);
-    let caption = "The model itself, nothing patched: how often it prefers the indirect object to the subject, and the difference of \
-                   their logits.";
-    let of = Behaviour { experiment: "ioi", task: "", model: caption, heading: "h3" };
+    let caption = "The model itself, nothing patched: how often it prefers the indirect object to the subject, and the log \
+                   odds of the two.";
+    let log_odds =
+        "Logit difference: log odds of the counterfactual name against the indirect object of the first prompt.";
+    let of = Behaviour { experiment: "ioi", task: "", model: caption, log_odds, heading: "h3" };
     of.measured(context, &mut section, rows, &looks(rows))?;
     features::browser(&mut section, "ioi", &context.features_of("ioi"));
     Ok(section)
@@ -115,6 +117,8 @@ pub(super) struct Behaviour<'b> {
     pub(super) task: &'b str,
     /// Caption of what the model itself does (HTML).
     pub(super) model: &'b str,
+    /// What the logit differences of its sets are between (HTML).
+    pub(super) log_odds: &'b str,
     /// Tag of the headings of hook points.
     pub(super) heading: &'b str,
 }
@@ -150,7 +154,7 @@ impl Behaviour<'_> {
                 for reading in &READINGS {
                     self.reading(section, reading, &hook, &names, &report, looks)?;
                 }
-                tables(section, &report, &choose);
+                tables(section, &report, &choose, self.log_odds);
             }
         }
         Ok(())
@@ -184,7 +188,7 @@ impl Behaviour<'_> {
             }
             let caption = format!(
                 "<b>By layer</b>, site <code>{}</code>{} (figure 17 of the paper): what is read off the curve of each layer. \
-                 Low is good. A line goes through the layers at which a dictionary was patched; whiskers: 95 % interval over prompts.",
+                 Low is good. A line goes through the layers at which a dictionary was patched; whiskers: 95 % interval over prompts and orders of visiting.",
                 html(&site),
                 of_prompts(names)
             );
@@ -258,7 +262,8 @@ impl Behaviour<'_> {
         let chart =
             RowChart { axis, rows: dots, references: Vec::new(), bars: false, headed: false, legend: Vec::new() };
         let (bold, rest) = reading.caption;
-        let caption = format!("<b>{bold}</b>{with_names}, {rest} Whiskers: 95 % interval over prompts.");
+        let caption =
+            format!("<b>{bold}</b>{with_names}, {rest} Whiskers: 95 % interval over prompts and orders of visiting.");
         let name = format!("{}-{}-{hook}{suffix}", self.stem(), reading.slug);
         section.figure(&name, &format!("{} at {hook}", reading.alt), &caption, draw_rows(&chart))
     }
@@ -293,19 +298,18 @@ fn against(rows: &[&ResultRow], metric: &str, looks: &Looks) -> Vec<crate::chart
     series
 }
 
-fn tables(section: &mut Section, report: &[&ResultRow], choose: &[&ResultRow]) {
+fn tables(section: &mut Section, report: &[&ResultRow], choose: &[&ResultRow], log_odds: &str) {
     let (sets, summary): (Vec<&ResultRow>, Vec<&ResultRow>) = report.iter().partition(|r| threshold(r).is_some());
     if !summary.is_empty() {
         section.html.push_str(&table::wide("Summary of the curves; 95 % intervals in brackets.", &summary, false));
     }
     // Thresholds are numbers and two words; the words are the ends of every curve.
-    let words = "Logit difference: of the counterfactual name over the indirect object of the first prompt.";
     for (rows, what) in [
         (&sets[..], "Every set, on the prompts of the figure"),
         (choose, "Every set, on the prompts to choose settings by"),
     ] {
         if !rows.is_empty() {
-            section.folded(what, &table::wide(&format!("{what}; 95 % intervals in brackets. {words}"), rows, false));
+            section.folded(what, &table::wide(&format!("{what}; 95 % intervals in brackets. {log_odds}"), rows, false));
         }
     }
 }

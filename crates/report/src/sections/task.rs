@@ -35,9 +35,10 @@ pub(super) fn section(context: &Context<'_>, rows: &[&ResultRow]) -> Result<Sect
         let _ = writeln!(section.html, "<h3 id=\"{id}\">Task: {title}</h3>");
         section.parts.push((id, format!("Task: {title}")));
         let of: Vec<&ResultRow> = rows.iter().copied().filter(|r| task_of(r) == *task).collect();
-        let caption = "The model itself, nothing patched: how often it prefers the right answer to that of the other prompt, and the \
-                       difference of their logits. Features for a behaviour that the model does not have say little.";
-        let behaviour = Behaviour { experiment: EXPERIMENT, task, model: caption, heading: "h4" };
+        let caption = "The model itself, nothing patched: how often it prefers its right answers to wrong ones (those of the other prompt; \
+                       with years, all that come too early), and the log odds of the two. Features for a behaviour that the model does not have say little.";
+        let log_odds = "Logit difference: log odds of the counterfactual's answers against those of the first prompt.";
+        let behaviour = Behaviour { experiment: EXPERIMENT, task, model: caption, log_odds, heading: "h4" };
         behaviour.measured(context, &mut section, &of, &looks)?;
     }
     features::browser(&mut section, EXPERIMENT, &context.features_of(EXPERIMENT));
@@ -72,7 +73,7 @@ fn summary(
             let (suffix, _) = told_names(&names);
             let caption = format!(
                 "<b>All tasks</b> at {}{}: what is read off the curves below. Low is good, and good at every task is what a \
-                 dictionary should be. A dictionary that never halves the KL of a task has no mark there. Whiskers: 95 % interval over prompts.",
+                 dictionary should be. A dictionary that never halves the KL of a task has no mark there. Whiskers: 95 % interval over prompts and orders of visiting.",
                 on_what(context, &hook),
                 of_prompts(&names)
             );
